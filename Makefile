@@ -1,0 +1,45 @@
+# Every target works on a clean clone: the first one that needs it makes .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PORT ?= 3000
+
+.PHONY: help demo test ui lint format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+# torch first and alone: any other order lets pip choose another build of it. See docs/decisions/0002-one-environment.md.
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip==26.3
+	$(BIN)/pip install --quiet -c constraints.txt setuptools wheel
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --no-build-isolation -c constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(READY)  ## materialise the demonstration study end to end and print its benchmark
+	$(BIN)/tracebed demo
+
+test: $(READY)  ## run the tests
+	$(BIN)/pytest -n 2 --dist worksteal
+
+ui: $(READY)  ## Dagster's UI on http://127.0.0.1:3000 (PORT=... for another)
+	$(BIN)/tracebed ui --port $(PORT)
+
+lint: $(READY)  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+	DAGSTER_HOME= $(BIN)/dg check defs
+
+format: $(READY)  ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## measure speed and memory against named baselines and print the tables
+	$(BIN)/python -m bench
+
+clean:  ## remove the environment and caches; data in .tracebed stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

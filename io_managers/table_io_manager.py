@@ -1,0 +1,178 @@
+"""How assets meet tables: inputs arrive as references, outputs are checked, recorded and published.
+
+An asset `spatial/embedding/pca` writes table `embedding` under `pca/<partition>`; an input is a `TablePartition` (a
+reference: reading the rows is the asset's choice), or a dict of them where several partitions are read. Whatever was
+loaded for a step becomes the lineage of what the step publishes. See Dagster's page "Defining a custom I/O manager".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    get_input_data_version_tag,
+)
+from pydantic import PrivateAttr
+
+from home import Home
+from io_managers.artifacts import ArtifactStore
+from io_managers.content import content_hash
+from io_managers.schemas import table
+from io_managers.tables import MissingPartition, TablePartition, TableStore
+from provenance.lineage import Input, Origin, record
+
+SKIP_MISSING = {"missing": "skip"}
+"""Input metadata: load, as a dict, those partitions that exist (the asset must say which were not there)."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What an asset publishes: a frame, and what Dagster cannot know of how it came to be."""
+
+    frame: pl.DataFrame
+    files: Sequence[Input] = field(default=())
+    job_key: str | None = None
+
+
+def materialised(
+    rows: Rows, metadata: Mapping[str, Any] | None = None, checks: Sequence[dg.AssetCheckResult] = ()
+) -> dg.MaterializeResult[Rows]:
+    """The result of an asset of one partition a run: its data version is the content hash of its rows."""
+    return dg.MaterializeResult(
+        value=rows,
+        metadata={**(metadata or {}), "dagster/row_count": rows.frame.height},
+        data_version=dg.DataVersion(content_hash(rows.frame)),
+        check_results=list(checks),
+    )
+
+
+def _no_inputs() -> dict[tuple[str, str], list[Input]]:
+    return defaultdict(list)
+
+
+def _as_input(data_version: str) -> str:
+    """How Dagster writes the version of one partition of a partitioned input."""
+    return hashlib.sha256(data_version.encode()).hexdigest()
+
+
+def table_of(asset: dg.AssetKey) -> tuple[str, tuple[str, ...]]:
+    """The table of an asset and the folders that its variant adds: `spatial/embedding/pca` -> embedding, (pca,)."""
+    group, name, *variant = asset.path
+    return (f"{group}_{name}" if group == "benchmark" else name), tuple(variant)
+
+
+def partition_folders(partition: str) -> tuple[str, ...]:
+    """`source|target` -> (source, target); no partition -> (all,)."""
+    return tuple(partition.split("|")) if partition else ("all",)
+
+
+class TableIOManager(dg.ConfigurableIOManager):
+    """Loads references of table partitions, and publishes frames with their lineage."""
+
+    home: str
+    _loaded: dict[tuple[str, str], list[Input]] = PrivateAttr(default_factory=_no_inputs)
+
+    @property
+    def store(self) -> TableStore:
+        """The tables of this home."""
+        return TableStore(self._home.tables)
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """The artifacts of this home."""
+        return ArtifactStore(self._home.artifacts)
+
+    @property
+    def _home(self) -> Home:
+        from pathlib import Path
+
+        return Home(Path(self.home))
+
+    def load_input(self, context: dg.InputContext) -> TablePartition | dict[str, TablePartition]:
+        """The reference of the upstream partition, or a dict of them where the input is annotated as one."""
+        name, variant = table_of(context.asset_key)
+        keys = list(context.asset_partition_keys) if context.has_asset_partitions else [""]
+        skip_missing = (context.definition_metadata or {}).get("missing") == "skip"
+        found = {}
+        for key in keys:
+            try:
+                found[key] = self.store.partition(name, (*variant, *partition_folders(key)))
+            except MissingPartition:
+                if not skip_missing:
+                    raise
+        step = context.step_context
+        self._loaded[step.run_id, step.step.key] += [Input.of(each) for each in found.values()]
+        if skip_missing or getattr(context.dagster_type.typing_type, "__origin__", None) is dict:
+            return found
+        if len(found) != 1:
+            raise dg.DagsterInvariantViolationError(
+                f"input {context.name!r} reads {len(keys)} partitions of {context.asset_key.to_user_string()}; "
+                "annotate it as dict[str, TablePartition]"
+            )
+        return next(iter(found.values()))
+
+    def handle_output(self, context: dg.OutputContext, obj: Rows) -> None:
+        """Publish the rows of one partition."""
+        if not isinstance(obj, Rows):
+            raise TypeError(f"{context.asset_key.to_user_string()} returned {type(obj).__name__}, expected Rows")
+        step = context.step_context
+        code_version = context.step_context.job_def.asset_layer.get(context.asset_key).code_version
+        partition = context.asset_partition_key if context.has_asset_partitions else ""
+        inputs = [*self._loaded.pop((step.run_id, step.step.key), []), *obj.files]
+        published = self._publish(context.asset_key, partition, obj, context.run_id, inputs, code_version or "")
+        context.add_output_metadata({"path": dg.MetadataValue.path(str(published.address))})
+
+    def publish_each(
+        self, context: dg.AssetExecutionContext, rows: Mapping[str, tuple[Rows, TablePartition]]
+    ) -> Iterator[dg.AssetMaterialization]:
+        """Publish several partitions in one run, each with the data version of its own content.
+
+        ``rows`` maps a partition key to its rows and to the one input partition that they were made from. Dagster
+        gives all partitions of a single-run range ONE data version; the events that this yields replace its own, so
+        the asset must be declared with ``output_required=False`` and yield no output.
+        """
+        code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
+        for partition, (each, source) in rows.items():
+            self._loaded.pop((context.run_id, context.op_execution_context.get_step_execution_context().step.key), None)
+            inputs = [Input.of(source), *each.files]
+            published = self._publish(context.asset_key, partition, each, context.run_id, inputs, code_version)
+            yield dg.AssetMaterialization(
+                asset_key=context.asset_key,
+                partition=partition,
+                metadata={
+                    "path": dg.MetadataValue.path(str(published.address)),
+                    "dagster/row_count": each.frame.height,
+                },
+                tags={
+                    DATA_VERSION_TAG: published.data_version,
+                    DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+                    CODE_VERSION_TAG: code_version,
+                    get_input_data_version_tag(dg.AssetKey(source.asset.split("/"))): _as_input(source.data_version),
+                },
+            )
+
+    def _publish(
+        self,
+        asset: dg.AssetKey,
+        partition: str,
+        rows: Rows,
+        run_id: str,
+        inputs: Sequence[Input],
+        code_version: str,
+    ) -> TablePartition:
+        name, variant = table_of(asset)
+        key = (*variant, *partition_folders(partition))
+        frame = table(name).conform(rows.frame)
+        asset_name = asset.to_user_string()
+        planned = TablePartition(asset_name, partition, content_hash(frame), run_id, self.store.address(name, key))
+        record(self.store, planned, inputs, Origin(code_version, rows.job_key))
+        return self.store.publish(name, key, frame, asset=asset_name, partition=partition, run_id=run_id)

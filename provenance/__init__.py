@@ -1,0 +1,1 @@
+"""Provenance: the records that lead from a number back to its bytes."""

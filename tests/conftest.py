@@ -1,0 +1,22 @@
+"""Fixtures that all tests share: a home of their own, and where the real sections lie."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Loading the definitions creates a home: never the developer's own.
+os.environ["TRACEBED_HOME"] = tempfile.mkdtemp(prefix="tracebed-tests-")
+os.environ.pop("DAGSTER_HOME", None)
+
+
+@pytest.fixture(scope="session")
+def dlpfc() -> Path:
+    """Folder of real DLPFC sections (h5ad and low-resolution images)."""
+    folder = Path(os.environ.get("TRACEBED_TEST_DATA", ROOT.parent / "shared" / "data")) / "dlpfc"
+    if not folder.is_dir():
+        pytest.skip(f"real sections are not at {folder}; set TRACEBED_TEST_DATA to the folder that holds dlpfc/")
+    return folder
