@@ -1,0 +1,1 @@
+"""What assets are given: compute, and the public sources of sections."""

@@ -1,0 +1,93 @@
+"""A workload's side of a job: its inputs, its progress, and its one result.
+
+Everything that a workload writes goes into the job directory; publication is the orchestrator's. An exception that
+leaves the ``with`` block is kept as the job's error, in words, and ends the process with a non-zero code.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from dagster_pipes import PipesContext, open_dagster_pipes
+
+from io_managers.artifacts import ArtifactStore
+from io_managers.content import content_hash, file_hash
+from io_managers.tables import TablePartition
+
+_PROGRESS_INTERVAL_S = 2.0
+
+
+class Job:
+    """Inputs and result of the running job."""
+
+    def __init__(self, pipes: PipesContext):
+        self._pipes = pipes
+        self.directory = Path(pipes.get_extra("directory"))
+        self.params: Mapping[str, Any] = pipes.get_extra("params")
+        self._store = ArtifactStore(Path(pipes.get_extra("artifacts")))
+        self._last_progress = 0.0
+
+    def input(self, name: str) -> TablePartition:
+        """The one partition that an input names."""
+        return _reference(self._pipes.get_extra("inputs")[name])
+
+    def inputs(self, name: str) -> dict[str, TablePartition]:
+        """The partitions that an input names, by partition key, in the order that the asset gave."""
+        return {key: _reference(each) for key, each in self._pipes.get_extra("inputs")[name]["partitions"].items()}
+
+    def artifact(self, name: str) -> Path:
+        """The verified path of an artifact that a row of an input points to."""
+        return self._store.verified(name)
+
+    def progress(self, fraction: float, message: str) -> None:
+        """Show progress in the run's log, at most every other second; the beginning and the end always."""
+        now = time.monotonic()
+        if 0.0 < fraction < 1.0 and now - self._last_progress < _PROGRESS_INTERVAL_S:
+            return
+        self._last_progress = now
+        self._pipes.log.info(f"{100 * fraction:3.0f} %  {message}")
+
+    def keep(self, path: Path) -> str:
+        """Hand a file over as an artifact; returns the name that rows point to it by."""
+        name = file_hash(path) + path.suffix
+        shutil.move(path, self.directory / "artifacts" / name)
+        return name
+
+    def check(
+        self, name: str, passed: bool, metadata: Mapping[str, Any] | None = None, *, blocking: bool = True
+    ) -> None:
+        """Report an asset check; ``blocking`` ones are errors, the others warnings."""
+        self._pipes.report_asset_check(name, passed, "ERROR" if blocking else "WARN", dict(metadata or {}))
+
+    def publish(self, frame: pl.DataFrame, metadata: Mapping[str, Any] | None = None) -> None:
+        """Report the one result of the job."""
+        frame.write_parquet(self.directory / "result.parquet")
+        self._pipes.report_asset_materialization(dict(metadata or {}), content_hash(frame))
+
+
+@contextmanager
+def open_job() -> Iterator[Job]:
+    """The running job. Every workload's `main` is one ``with open_job() as job:`` block."""
+    with open_dagster_pipes() as pipes:
+        job = Job(pipes)
+        try:
+            yield job
+        except Exception as error:
+            (job.directory / "error").write_text(f"{type(error).__name__}: {error}")
+            raise
+
+
+def _reference(described: Mapping[str, Any]) -> TablePartition:
+    return TablePartition(
+        described["asset"],
+        described["partition"],
+        described["data_version"],
+        described["run_id"],
+        Path(described["address"]),
+    )
