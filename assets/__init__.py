@@ -1,0 +1,1 @@
+"""Asset definitions, by subject. Nothing imports this package but `defs.py`; it imports no torch, scanpy or mujoco."""

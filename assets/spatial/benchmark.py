@@ -1,0 +1,90 @@
+"""The spatial leaderboard: every method and control over all pairs that exist."""
+
+import dagster as dg
+import polars as pl
+
+from assets.spatial.keys import CONTROLS, variant_key
+from assets.spatial.variants import EncoderVariant
+from io_managers.table_io_manager import SKIP_MISSING, Rows, materialised
+from io_managers.tables import TablePartition
+
+BENCHMARK = dg.AssetKey(["benchmark", "spatial"])
+_GROUP = ["method", "control", "simulated", "layer", "metric"]
+
+
+def build_benchmark(variants: tuple[EncoderVariant, ...]) -> dg.AssetsDefinition:
+    """The asset `benchmark/spatial` over all variants and the controls."""
+    keys = {variant.name: variant_key("niche_query", variant.name) for variant in variants} | {"controls": CONTROLS}
+
+    @dg.asset(
+        key=BENCHMARK,
+        ins={name: dg.AssetIn(key, metadata=SKIP_MISSING) for name, key in keys.items()},
+        io_manager_key="tables",
+        group_name="benchmark",
+        kinds={"polars", "parquet"},
+        code_version="1",
+        description=(
+            "Leaderboard of all embeddings and controls: mean, lowest and highest of each metric over directed pairs of "
+            "different sections and seeds. Pairs that were not materialised are named, not filled in."
+        ),
+        check_specs=[
+            dg.AssetCheckSpec(
+                "controls_present", asset=BENCHMARK, description="every pair of a method has its controls"
+            )
+        ],
+    )
+    def benchmark_spatial(context: dg.AssetExecutionContext, **queries: dict[str, TablePartition]):
+        rows = [each.frame() for partitions in queries.values() for each in partitions.values()]
+        if not rows:
+            raise dg.Failure("no niche query exists yet; materialise niche_query/* first", allow_retries=False)
+        every = pl.concat(rows).filter(pl.col("source") != pl.col("target"))
+        board = leaderboard(every)
+        pairs = {
+            name: {key for key in partitions if len(set(key.split("|"))) == 2} for name, partitions in queries.items()
+        }
+        without = sorted(set().union(*pairs.values()) - pairs["controls"])
+        missing = _missing(pairs)
+        return materialised(
+            Rows(board),
+            {
+                "table": dg.MetadataValue.md(board_markdown(board)),
+                "pairs": len(set().union(*pairs.values())),
+                "pairs_missing": dg.MetadataValue.json(missing),
+            },
+            [dg.AssetCheckResult(check_name="controls_present", passed=not without, metadata={"without": without})],
+        )
+
+    return benchmark_spatial
+
+
+def leaderboard(queries: pl.DataFrame) -> pl.DataFrame:
+    """Mean, lowest and highest value of each metric over directed pairs and seeds, best methods first."""
+    one_seed = pl.col("seed") == pl.col("seed").min()
+    board = queries.group_by(_GROUP).agg(
+        mean=pl.col("value").mean(),
+        lowest=pl.col("value").min(),
+        highest=pl.col("value").max(),
+        n_pairs=pl.struct("source", "target").n_unique().cast(pl.Int64),
+        n_seeds=pl.col("seed").n_unique().cast(pl.Int64),
+        n_queries=pl.col("n").filter(one_seed).sum(),
+    )
+    return board.sort("simulated", "metric", "layer", "mean", "method", descending=[False, False, False, True, False])
+
+
+def board_markdown(board: pl.DataFrame) -> str:
+    """The all-layer rows of a leaderboard as a Markdown table, one row a method."""
+    every = board.filter(pl.col("layer") == "all")
+    metrics = sorted(every["metric"].unique())
+    wide = every.pivot(on="metric", index=["method", "control", "simulated", "n_pairs"], values="mean")
+    wide = wide.sort("simulated", "control", "A", "method", descending=[False, False, True, False])
+    lines = ["| method | pairs | " + " | ".join(metrics) + " |", "|---|---:|" + "---:|" * len(metrics)]
+    for row in wide.iter_rows(named=True):
+        note = (" (control)" if row["control"] else "") + (" (simulated)" if row["simulated"] else "")
+        cells = ["" if row[metric] is None else f"{row[metric]:.3f}" for metric in metrics]
+        lines.append(f"| {row['method']}{note} | {row['n_pairs']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _missing(pairs: dict[str, set[str]]) -> dict[str, list[str]]:
+    """Pairs whose controls exist but whose niche query does not, by method (methods without any pair left out)."""
+    return {name: sorted(pairs["controls"] - each) for name, each in pairs.items() if each and pairs["controls"] - each}

@@ -1,0 +1,213 @@
+"""The `tracebed` command: sections, tables, and the demonstration. The UI is `make ui`.
+
+Errors that a user can mend end in one message without a traceback and exit status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from home import ROOT, Home
+
+_RECOVERABLE = (ValueError, OSError, RuntimeError, KeyError)
+
+
+class _Group(click.Group):
+    """Shows errors that name their cause and cure as one message."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except _RECOVERABLE as error:
+            if os.environ.get("TRACEBED_TRACEBACK"):
+                raise
+            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            raise click.ClickException(f"{text}") from error
+
+
+@click.group(cls=_Group)
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Every number leads back to its bytes. $TRACEBED_HOME (default .tracebed/) holds everything."""
+    ctx.obj = Home.from_env().ensure()
+    os.environ.update(TRACEBED_HOME=str(ctx.obj.root), DAGSTER_HOME=str(ctx.obj.dagster))
+
+
+@main.group(name="section", cls=_Group)
+def section_group() -> None:
+    """Sections of tissue."""
+
+
+@section_group.command(name="add")
+@click.argument("key")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--labels", type=click.Path(path_type=Path), help="Table of barcode, label (or barcode, section, label).")
+@click.option("--image", type=click.Path(path_type=Path), help="Low-resolution histology image beside an h5ad.")
+@click.option("--label-column", default="layer", show_default=True, help="Column of the labels.")
+@click.option("--known-labels", help="Comma-separated labels that may occur; default: the cortical layers and WM.")
+@click.option("--graph", type=click.Choice(["hex", "knn", "delaunay"]), default="hex", show_default=True)
+@click.option("--replace", is_flag=True, help="Register another source for a section that exists.")
+@click.pass_obj
+def section_add(home: Home, key: str, path: Path, known_labels: str | None, **options) -> None:
+    """Register section KEY from PATH: a Space Ranger folder or an h5ad. The files are read and checked now."""
+    from registry import register_section
+
+    labels = tuple(known_labels.split(",")) if known_labels else None
+    click.echo(register_section(home, key, path, known_labels=labels, **options))
+    click.echo(f"Next: `tracebed section fill {key}`, or materialise it from the UI (`make ui`).")
+
+
+@section_group.command(name="fetch")
+@click.argument("study", type=click.Choice(["dlpfc"]))
+@click.argument("ids", nargs=-1, required=True)
+@click.option("--counts-url", help="Base address of counts and images; default: the public one.")
+@click.option("--positions-url", help="Base address of positions and labels; default: the public one.")
+@click.pass_obj
+def section_fetch(
+    home: Home, study: str, ids: tuple[str, ...], counts_url: str | None, positions_url: str | None
+) -> None:
+    """Download sections of a public study, record their hashes, and register them."""
+    from registry import register_section
+    from resources.dlpfc import COUNTS_URL, LABELS_SHA256, POSITIONS_URL, fetch_dlpfc
+
+    for key in ids:
+        fetched = fetch_dlpfc(
+            key,
+            home.downloads / study,
+            counts_url=counts_url or COUNTS_URL,
+            positions_url=positions_url or POSITIONS_URL,
+            labels_sha256=None if positions_url else LABELS_SHA256,
+        )
+        click.echo(register_section(home, key, fetched.folder, labels=fetched.labels))
+
+
+@section_group.command(name="list")
+@click.pass_obj
+def section_list(home: Home) -> None:
+    """Sections, where they come from, and what is there of them."""
+    from registry import list_sections
+
+    _print(list_sections(home))
+
+
+@section_group.command(name="fill")
+@click.argument("keys", nargs=-1, required=True)
+@click.option("--here", is_flag=True, help="Run in this process instead of handing a backfill to the daemon.")
+@click.option(
+    "--only", multiple=True, metavar="VARIANT", help="Encoder variants; default: all whose cohort is complete."
+)
+@click.pass_obj
+def section_fill(home: Home, keys: tuple[str, ...], here: bool, only: tuple[str, ...]) -> None:
+    """Materialise everything that sections need, against each other and all others, in ONE backfill.
+
+    Encoders that are fitted are never refitted.
+    """
+    from study import fill_here, submit_backfill
+
+    if not here:
+        click.echo(submit_backfill(home, keys, only))
+    elif not fill_here(home, keys, only, click.echo):
+        sys.exit(1)
+
+
+@section_group.command(name="remove")
+@click.argument("key")
+@click.pass_obj
+def section_remove(home: Home, key: str) -> None:
+    """Take KEY out of the partitions. What was published of it stays on disk and in the tables."""
+    from registry import remove_section
+
+    click.echo(remove_section(home, key))
+
+
+@main.command()
+@click.argument("query")
+@click.option("--csv", is_flag=True, help="Print comma-separated values.")
+@click.pass_obj
+def sql(home: Home, query: str, csv: bool) -> None:
+    """Run a DuckDB QUERY over all tables. It blocks nobody and is blocked by nobody."""
+    import duckdb
+
+    from io_managers.catalog import connect
+
+    try:
+        with connect(home) as connection:
+            result = connection.sql(query)
+            frame = result.pl() if result is not None else None
+    except duckdb.Error as error:
+        raise click.ClickException(f"{error}\n`tracebed tables` lists the tables.") from error
+    if frame is not None:
+        click.echo(frame.write_csv(), nl=False) if csv else _print(frame)
+
+
+@main.command()
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.pass_obj
+def snapshot(home: Home, destination: Path) -> None:
+    """Write all rows of all tables into one self-contained DuckDB file."""
+    from io_managers import catalog
+
+    catalog.snapshot(home, destination)
+    click.echo(f"{destination}: {destination.stat().st_size / 1e6:.1f} MB")
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.pass_obj
+def tables(home: Home, name: str | None) -> None:
+    """List the tables, or the columns of one with units and meaning."""
+    import polars as pl
+
+    from io_managers.catalog import ensure_catalog
+    from io_managers.schemas import SYSTEM_COLUMNS, TABLES, table
+    from io_managers.tables import TableStore
+
+    ensure_catalog(home)
+    store = TableStore(home.tables)
+    if name:
+        columns = [
+            {"column": c.name, "type": str(c.dtype), "null": c.nullable, "unit": c.unit, "meaning": c.meaning}
+            for c in (*table(name).columns, *SYSTEM_COLUMNS)
+        ]
+        click.echo(f"{name}: a row is {table(name).row}")
+        _print(pl.DataFrame(columns))
+    else:
+        counts = [{"table": n, "partitions": len(store.partitions(n)), "a row is": s.row} for n, s in TABLES.items()]
+        _print(pl.DataFrame(counts))
+    for draft in store.sweep():
+        click.echo(f"removed a draft of a dead writer: {draft}")
+
+
+@main.command()
+@click.pass_obj
+def demo(home: Home) -> None:
+    """Simulate two sections of cortex, materialise the whole study, and print the benchmark."""
+    from study import run_demo
+
+    if not run_demo(home, click.echo):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True)
+@click.pass_obj
+def ui(home: Home, port: int) -> None:
+    """Dagster's UI and daemon for this home, on 127.0.0.1."""
+    os.chdir(ROOT)
+    command = ["dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", str(ROOT / "workspace.yaml")]
+    os.execvpe(str(Path(sys.executable).with_name("dagster")), command, home.environment())
+
+
+def _print(frame) -> None:
+    import polars as pl
+
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=220, fmt_str_lengths=120, tbl_hide_dataframe_shape=True):
+        click.echo(str(frame))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The one place where assets, checks, resources, sensors and jobs meet.
+
+`build_defs` takes overrides so that tests (and other homes) use the same assembly. Loading it imports no torch, jax,
+scanpy or mujoco: those belong to workloads.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.spatial.benchmark import build_benchmark
+from assets.spatial.encoders import build_encoder_assets
+from assets.spatial.niche_figure import build_niche_figure
+from assets.spatial.niche_query import build_niche_query, niche_query_controls
+from assets.spatial.rm_ideal import rm_ideal
+from assets.spatial.sections import section, section_as_target
+from assets.spatial.sensors import mirror_section_keys
+from assets.spatial.variants import load_variants
+from home import ROOT, Home
+from io_managers.catalog import ensure_catalog
+from io_managers.table_io_manager import TableIOManager
+from resources.compute.compute import Compute
+
+
+def encoders_file() -> Path:
+    """`$TRACEBED_ENCODERS`, or `encoders.toml` beside this file."""
+    return Path(os.environ.get("TRACEBED_ENCODERS") or ROOT / "encoders.toml")
+
+
+def build_defs(*, home: Home | None = None, encoders: Path | None = None, **resources: Any) -> dg.Definitions:
+    """Assemble the platform.
+
+    Parameters
+    ----------
+    home : where everything is stored; default `$TRACEBED_HOME`.
+    encoders : the file of encoder variants; default `encoders_file()`.
+    resources : replacements for resources, by key (`tables`, `compute`).
+    """
+    home = home or Home.from_env()
+    ensure_catalog(home)
+    variants = load_variants(encoders or encoders_file())
+    per_variant = [
+        asset
+        for variant in variants
+        for asset in (*build_encoder_assets(variant), build_niche_query(variant), build_niche_figure(variant))
+    ]
+    return dg.Definitions(
+        assets=[
+            section,
+            section_as_target,
+            rm_ideal,
+            niche_query_controls,
+            *per_variant,
+            build_benchmark(variants),
+        ],
+        sensors=[mirror_section_keys],
+        resources={
+            "tables": TableIOManager(home=str(home.root)),
+            "compute": Compute(home=str(home.root)),
+            **resources,
+        },
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,55 @@
+"""The partitions of the data: sections, and the sections again in the target role.
+
+A directed pair is a partition of two dimensions, source x target. Dagster infers the edges of a pair only where its two
+dimensions have definitions of their own, hence the mirror `target_sections`; both always hold the same keys.
+"""
+
+from __future__ import annotations
+
+import re
+
+import dagster as dg
+
+SECTIONS = dg.DynamicPartitionsDefinition(name="sections")
+TARGET_SECTIONS = dg.DynamicPartitionsDefinition(name="target_sections")
+PAIRS = dg.MultiPartitionsDefinition({"source": SECTIONS, "target": TARGET_SECTIONS})
+
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+
+
+class PartitionKeyError(ValueError):
+    """A key that cannot name a partition."""
+
+
+def valid_key(key: str) -> str:
+    """The key itself, if it may name a partition.
+
+    Raises
+    ------
+    PartitionKeyError
+        When it holds anything but `[A-Za-z0-9._-]`, starts with `.` or `-`, contains `..`, or is longer than 64:
+        such keys are folder names, parts of `source|target`, and arguments of commands.
+    """
+    if not _KEY.fullmatch(key) or ".." in key:
+        raise PartitionKeyError(
+            f"{key!r} cannot name a partition: use 1 to 64 of the characters A-Z a-z 0-9 . _ - , "
+            "beginning with a letter, a digit or _, and without '..'"
+        )
+    return key
+
+
+def pair(source: str, target: str) -> dg.MultiPartitionKey:
+    """The partition key of a directed pair."""
+    return dg.MultiPartitionKey({"source": source, "target": target})
+
+
+def add_section_key(instance: dg.DagsterInstance, key: str) -> None:
+    """Add a section to both dimensions."""
+    valid_key(key)
+    for definition in (SECTIONS, TARGET_SECTIONS):
+        instance.add_dynamic_partitions(definition.name or "", [key])
+
+
+def section_keys(instance: dg.DagsterInstance) -> list[str]:
+    """The sections that exist, sorted."""
+    return sorted(instance.get_dynamic_partitions(SECTIONS.name or ""))

@@ -1,0 +1,203 @@
+"""Everything that sections need, in one action: which partitions that is, and two ways to materialise them.
+
+`submit_backfill` hands ONE backfill to Dagster's daemon (it runs where the UI runs, and shows there); `fill_here` runs
+the same partitions one after the other in this process, which is what `make demo` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import dagster as dg
+import polars as pl
+
+from assets.spatial.benchmark import BENCHMARK, board_markdown
+from assets.spatial.keys import CONTROLS, RM_IDEAL, SECTION, SECTION_AS_TARGET, variant_key
+from assets.spatial.variants import EncoderVariant, load_variants
+from defs import build_defs, encoders_file
+from home import Home
+from io_managers.table_io_manager import table_of
+from io_managers.tables import TableStore
+from partitions import pair, section_keys
+
+Plan = Mapping[dg.AssetKey, Sequence[str | None]]
+Say = Callable[[str], object]
+
+DEMO_SECTIONS = {"demo_a": 1, "demo_b": 2}
+"""Simulated sections of the demonstration, and the seeds they are simulated with."""
+
+
+class PlanError(ValueError):
+    """Sections that cannot be filled in."""
+
+
+def plan(home: Home, instance: dg.DagsterInstance, keys: Sequence[str], only: Collection[str] = ()) -> Plan:
+    """The partitions that sections need: their own, and their pairs with every other section, in both directions.
+
+    Simulated and real sections are never paired. Variants are those named, or all whose whole cohort is registered.
+    An encoder that is fitted is not fitted again; the encoder of a new variant is.
+
+    Raises
+    ------
+    PlanError
+        For a section that is not registered, a variant that does not exist, or one whose cohort is not complete.
+    """
+    registered = set(section_keys(instance))
+    if unknown := sorted(set(keys) - registered):
+        raise PlanError(f"no such sections: {', '.join(unknown)}; add them with `tracebed section add`")
+    store = TableStore(home.tables)
+    simulated = dict(store.scan("section_source").select("section", "simulated").iter_rows())
+    kinds = {simulated[key] for key in keys}
+    if len(kinds) != 1:
+        raise PlanError("simulated and real sections cannot be filled in together; name only one kind")
+    everyone = sorted(key for key in registered if simulated[key] in kinds)
+    variants = _variants(only, everyone)
+    pairs = [pair(a, b) for a in everyone for b in everyone if a != b and (a in keys or b in keys)]
+    fitted = {each.asset for each in store.partitions("encoder")}
+    unfitted = [each for each in variants if variant_key("encoder", each.name).to_user_string() not in fitted]
+    # A fit needs its whole cohort as sections, also those that are not filled in now.
+    sections = sorted({*keys, *(key for each in unfitted for key in each.cohort)} & set(everyone))
+    needed: dict[dg.AssetKey, Sequence[str | None]] = {SECTION: sections, SECTION_AS_TARGET: sections}
+    needed |= {variant_key("encoder", each.name): [None] for each in unfitted}
+    for variant in variants:
+        needed[variant_key("embedding", variant.name)] = list(keys)
+        needed[variant_key("embedding_as_target", variant.name)] = list(keys)
+    needed |= {RM_IDEAL: pairs, CONTROLS: pairs}
+    for variant in variants:
+        needed[variant_key("niche_query", variant.name)] = pairs
+        needed[variant_key("niche_figure", variant.name)] = pairs
+    return needed | {BENCHMARK: [None]}
+
+
+def _variants(only: Collection[str], sections: Collection[str]) -> list[EncoderVariant]:
+    every = {variant.name: variant for variant in load_variants(encoders_file())}
+    if unknown := sorted(set(only) - set(every)):
+        raise PlanError(f"no such encoder variants: {', '.join(unknown)}; encoders.toml has {', '.join(every)}")
+    complete = {name for name, variant in every.items() if set(variant.cohort) <= set(sections)}
+    if incomplete := sorted(set(only) - complete):
+        lacks = {name: sorted(set(every[name].cohort) - set(sections)) for name in incomplete}
+        raise PlanError(f"sections of the cohort are not registered: {lacks}; add them with `tracebed section add`")
+    return [every[name] for name in every if name in (only or complete)]
+
+
+def submit_backfill(home: Home, keys: Sequence[str], only: Collection[str] = ()) -> str:
+    """Hand one backfill of everything that the sections need to the daemon; returns a sentence about it.
+
+    Raises
+    ------
+    PlanError
+        Also when no daemon runs on this home: nothing would ever start.
+    """
+    from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+    from dagster._core.definitions.events import AssetKeyPartitionKey
+    from dagster._core.execution.backfill import PartitionBackfill
+    from dagster._core.utils import make_new_backfill_id
+    from dagster._daemon.controller import get_daemon_statuses
+
+    with dg.DagsterInstance.get() as instance:
+        needed = plan(home, instance, keys, only)
+        backfills = get_daemon_statuses(instance, ["BACKFILL"])["BACKFILL"]
+        if not backfills.healthy:
+            raise PlanError("no daemon runs on this home, so nothing would start: run `make ui`, or give --here")
+        graph = build_defs(home=home).resolve_asset_graph()
+        wanted = {AssetKeyPartitionKey(key, partition) for key, each in needed.items() for partition in each}
+        backfill_id = make_new_backfill_id()
+        instance.add_backfill(
+            PartitionBackfill.from_asset_graph_subset(
+                backfill_id=backfill_id,
+                backfill_timestamp=time.time(),
+                tags={},
+                dynamic_partitions_store=instance,
+                asset_graph_subset=AssetGraphSubset.from_asset_partition_set(wanted, graph),
+                title=f"fill {', '.join(keys)}"[:80],
+                description=None,
+                run_config=None,
+            )
+        )
+    total = sum(len(each) for each in needed.values())
+    return f"backfill {backfill_id}: {total} partitions of {len(needed)} assets; see /runs?view=backfills in the UI"
+
+
+def fill_here(home: Home, keys: Sequence[str], only: Collection[str], say: Say) -> bool:
+    """Materialise everything that the sections need in this process; returns whether all of it succeeded.
+
+    A partition that fails stops what is made from it, and nothing else.
+    """
+    definitions = build_defs(home=home)
+    graph = definitions.resolve_asset_graph()
+    failed: dict[dg.AssetKey, set[str]] = defaultdict(set)
+    with dg.DagsterInstance.get() as instance:
+        needed = plan(home, instance, keys, only)
+        total, done = sum(len(each) for each in needed.values()), 0
+        for key in [key for key in graph.toposorted_asset_keys if key in needed]:
+            for partition in needed[key]:
+                done += 1
+                label = f"[{done}/{total}] {key.to_user_string()}" + (f" [{partition}]" if partition else "")
+                if _built_on_failure(graph.get(key).parent_keys, partition, failed):
+                    failed[key].add(partition or "")
+                    say(f"{label}  skipped: what it is made from failed")
+                    continue
+                started = time.monotonic()
+                error = _materialise(definitions, instance, key, partition)
+                say(f"{label}  {f'FAILED: {error}' if error else f'{time.monotonic() - started:.1f} s'}")
+                if error:
+                    failed[key].add(partition or "")
+    return not failed
+
+
+def _built_on_failure(parents: Collection[dg.AssetKey], partition: str | None, failed: Mapping) -> bool:
+    """Whether a parent failed for a section of this partition (or as a whole). The benchmark takes what there is."""
+    sections = set(partition.split("|")) if partition else set()
+    lost = {name for parent in parents for each in failed.get(parent, ()) for name in each.split("|")}
+    return bool(partition) and bool(lost & (sections | {""}))
+
+
+def _materialise(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None
+) -> str | None:
+    """One run of one partition; returns the error's message, or None."""
+    job = definitions.resolve_implicit_global_asset_job_def()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):  # the workload's log is in the run and in the job directory
+        result = job.execute_in_process(
+            instance=instance, asset_selection=[key], partition_key=partition, raise_on_error=False
+        )
+    if result.success:
+        return None
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    data = failure.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error else "the run failed; see its log in the UI"
+
+
+def run_demo(home: Home, say: Say) -> bool:
+    """Simulate two sections, fill them in, and print the benchmark; returns whether all of it succeeded."""
+    from registry import register_section
+    from science.spatial.simulate import simulate_cortex
+    from science.spatial.simulated_files import write_annotated
+
+    folder = home.root / "simulated"
+    for key, seed in DEMO_SECTIONS.items():
+        path = folder / f"{key}.h5ad"
+        image = write_annotated(simulate_cortex(key, seed=seed), path)
+        say(register_section(home, key, path, image=image, replace=True))
+    succeeded = fill_here(home, list(DEMO_SECTIONS), (), say)
+    if succeeded:
+        board = TableStore(home.tables).partition(*_benchmark_partition()).frame().filter(pl.col("simulated"))
+        say("\nSpatial benchmark, all layers, mean over both directions (SIMULATED sections):\n")
+        say(board_markdown(board))
+        say("\nLook at it: `make ui`, then http://127.0.0.1:3000/assets (group spatial_demo).")
+    return succeeded
+
+
+def _benchmark_partition() -> tuple[str, tuple[str, ...]]:
+    name, variant = table_of(BENCHMARK)
+    return name, (*variant, "all")

@@ -1,0 +1,101 @@
+"""Applies the encoders of a variant to one section, and validates what comes out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import polars as pl
+from science.spatial.encoders.base import load_encoder
+from science.spatial.validation import CHECKS, EmbeddingReport, validate_embedding
+
+from io_managers.schemas import table
+from workloads.job import Job, open_job
+from workloads.spatial_inputs import section_of
+
+
+class InvalidEmbedding(ValueError):
+    """An embedding that must not be published."""
+
+
+def main() -> None:
+    """Run the job."""
+    with open_job() as job:
+        section = section_of(job, job.input("section").frame())
+        fits = job.input("encoder").frame().sort("seed")
+        frames, reports, attempts = [], {}, []
+        for index, fit in enumerate(fits.iter_rows(named=True)):
+            job.progress(index / len(fits), f"seed {fit['seed']}")
+            encoder = load_encoder(job.artifact(fit["encoder_artifact"]))
+            z = encoder.embed(section)
+            report = validate_embedding(z, section.n_spots)
+            reports[fit["seed"]] = report
+            attempts.append(_attempt_row(fit, section.key, report))
+            frames.append(
+                pl.DataFrame(
+                    {
+                        "method": [fit["method"]] * section.n_spots,
+                        "seed": [fit["seed"]] * section.n_spots,
+                        "section": [section.key] * section.n_spots,
+                        "barcode": section.barcodes.tolist(),
+                        "z": pl.Series(z.tolist(), dtype=pl.List(pl.Float32)),
+                        "encoder_artifact": [fit["encoder_artifact"]] * section.n_spots,
+                        "gene_share": [encoder.gene_share(section)] * section.n_spots,
+                    }
+                )
+            )
+        schema = {column.name: column.dtype for column in table("embedding_attempts").columns}
+        pl.DataFrame(attempts, schema=schema).write_parquet(job.directory / "attempts.parquet")
+        _report_checks(job, reports)
+        _refuse_invalid(section.key, reports)
+        frame = pl.concat(frames)
+        cohort = fits["cohort"][0].to_list()
+        metadata = {
+            "spots": section.n_spots,
+            "seeds": [int(seed) for seed in fits["seed"]],
+            "gene_share": min(frame["gene_share"].to_list()),
+            "encoder_cohort": cohort,
+            "projected": section.key not in cohort,
+            "encoders": {str(fit["seed"]): fit["encoder_artifact"] for fit in fits.iter_rows(named=True)},
+            "encoder_attempts": {str(fit["seed"]): fit["attempts"] for fit in fits.iter_rows(named=True)},
+        }
+        job.publish(frame, metadata)
+
+
+def _attempt_row(fit: dict, section: str, report: EmbeddingReport) -> dict:
+    return {
+        "method": fit["method"],
+        "step": "embedding",
+        "seed": fit["seed"],
+        "attempt": fit["attempts"] - 1,
+        "fit_seed": fit["fit_seed"],
+        "section": section,
+        "valid": report.valid,
+        "reason": report.reason,
+        "recorded_at": datetime.now(UTC),
+    }
+
+
+def _report_checks(job: Job, reports: dict[int, EmbeddingReport]) -> None:
+    for name in CHECKS:
+        of_seed = {
+            seed: next(check for check in report.checks if check.name == name) for seed, report in reports.items()
+        }
+        job.check(
+            name,
+            all(check.passed for check in of_seed.values()),
+            {f"seed_{seed}": f"{check.value:.4g} (limit {check.limit:.4g})" for seed, check in of_seed.items()},
+        )
+
+
+def _refuse_invalid(section: str, reports: dict[int, EmbeddingReport]) -> None:
+    failed = {seed: report.reason for seed, report in reports.items() if not report.valid}
+    if failed:
+        reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in failed.items())
+        raise InvalidEmbedding(
+            f"the embedding of section {section} is not valid ({reasons}). Nothing was published; the attempts are in "
+            "the table embedding_attempts. Materialise the encoder again with more max_refits or other parameters"
+        )
+
+
+if __name__ == "__main__":
+    main()

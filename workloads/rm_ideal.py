@@ -1,0 +1,113 @@
+"""Computes RM-IDEAL of one directed pair, and holds a sample of it against optimal transport."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import save_file
+
+from science.spatial.labelled_graph import LabelledGraph, labelled_graphs
+from science.spatial.rm_ideal import FactoredSimilarity, rm_ideal
+from science.spatial.section import Section
+from science.spatial.wwl_oracle import wwl_similarity
+from workloads.job import open_job
+from workloads.spatial_inputs import section_of
+
+_TOLERANCE = 1e-6  # the similarity is kept in float32
+
+
+def main() -> None:
+    """Run the job."""
+    with open_job() as job:
+        source = section_of(job, job.input("section").frame())
+        target = section_of(job, job.input("section_as_target").frame())
+        hops, iterations = job.params["hops"], job.params["iterations"]
+        source_graph, target_graph, source_spots, target_spots = labelled_graphs(source, target)
+        job.progress(0.1, f"{source_graph.n_spots} x {target_graph.n_spots} labelled spots")
+        similarity = rm_ideal(source_graph, target_graph, hops=hops, iterations=iterations)
+        job.progress(0.6, f"{' x '.join(map(str, similarity.similarity.shape))} distinct niches")
+        largest = _largest_difference(
+            similarity, source_graph, target_graph, hops, iterations, n_pairs=job.params["oracle_pairs"]
+        )
+        path = job.directory / "similarity.safetensors"
+        save_file({"similarity": np.ascontiguousarray(similarity.similarity)}, path)
+        artifact = job.keep(path)
+        low, high = float(similarity.similarity.min()), float(similarity.similarity.max())
+        sides = [
+            _side(source, source_spots, similarity.source_niche, "source"),
+            _side(target, target_spots, similarity.target_niche, "target"),
+        ]
+        frame = pl.concat(sides).with_columns(
+            source=pl.lit(source.key),
+            target=pl.lit(target.key),
+            similarity_artifact=pl.lit(artifact),
+            hops=pl.lit(hops, pl.Int64),
+            iterations=pl.lit(iterations, pl.Int64),
+            cache_key=pl.lit(job.params["cache_key"]),
+        )
+        ordered = ["source", "target", "side", "barcode", "layer", "niche"]
+        job.publish(
+            frame.select(*ordered, "similarity_artifact", "hops", "iterations", "cache_key"),
+            {
+                "pairs": source_graph.n_spots * target_graph.n_spots,
+                "distinct_niches": " x ".join(map(str, similarity.similarity.shape)),
+                "share_of_zero_similarity": _share_of_zeros(similarity),
+                "hops": hops,
+                "iterations": iterations,
+            },
+        )
+        job.check(
+            "agrees_with_pot",
+            largest <= _TOLERANCE,
+            {"largest_difference": largest, "tolerance": _TOLERANCE, "pairs": job.params["oracle_pairs"]},
+        )
+        job.check("in_unit_interval", low >= 0.0 and high <= 1.0 + _TOLERANCE, {"lowest": low, "highest": high})
+
+
+def _side(section: Section, spots: np.ndarray, niche: np.ndarray, side: str) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "side": [side] * len(spots),
+            "barcode": section.barcodes[spots].tolist(),
+            "layer": section.layer[spots].tolist(),
+            "niche": niche.astype(np.int64),
+        }
+    )
+
+
+def _largest_difference(
+    similarity: FactoredSimilarity,
+    source: LabelledGraph,
+    target: LabelledGraph,
+    hops: int,
+    iterations: int,
+    *,
+    n_pairs: int,
+) -> float:
+    """Largest difference to POT over a fixed sample, half of it from pairs that share something: the others are 0."""
+    generator = np.random.default_rng(0)
+    rows = generator.integers(source.n_spots, size=n_pairs)
+    columns = generator.integers(target.n_spots, size=n_pairs)
+    for index in range(n_pairs // 2):
+        sharing = np.flatnonzero(similarity.rows(rows[index : index + 1])[0] > 0)
+        if len(sharing):
+            columns[index] = generator.choice(sharing)
+    differences = [
+        abs(
+            float(similarity.rows(np.array([i]))[0, j])
+            - wwl_similarity(source, int(i), target, int(j), hops=hops, iterations=iterations)
+        )
+        for i, j in zip(rows, columns, strict=True)
+    ]
+    return max(differences)
+
+
+def _share_of_zeros(similarity: FactoredSimilarity) -> float:
+    rows = np.bincount(similarity.source_niche, minlength=similarity.similarity.shape[0])
+    columns = np.bincount(similarity.target_niche, minlength=similarity.similarity.shape[1])
+    zero = float(rows @ (similarity.similarity == 0) @ columns)
+    return zero / float(rows.sum() * columns.sum())
+
+
+if __name__ == "__main__":
+    main()

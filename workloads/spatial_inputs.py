@@ -1,0 +1,74 @@
+"""What several spatial workloads read: sections, the reference of a pair, and embeddings in the reference's order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from science.spatial.rm_ideal import FactoredSimilarity
+from science.spatial.section import Section, read_section
+from workloads.job import Job
+
+
+def section_of(job: Job, rows: pl.DataFrame) -> Section:
+    """The whole section that rows of `section` point to, after its bytes were verified."""
+    return read_section(job.artifact(rows["section_artifact"][0]))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """RM-IDEAL of a pair, and the spots of each side in its order.
+
+    Attributes
+    ----------
+    similarity : the factored matrix.
+    source, target : rows of table `rm_ideal` of each side, in the order of the matrix's spots.
+    """
+
+    similarity: FactoredSimilarity
+    source: pl.DataFrame
+    target: pl.DataFrame
+
+    @property
+    def hops(self) -> int:
+        return int(self.source["hops"][0])
+
+    @property
+    def iterations(self) -> int:
+        return int(self.source["iterations"][0])
+
+
+def reference_of(job: Job) -> Reference:
+    """The input `rm_ideal`."""
+    from safetensors.numpy import load_file
+
+    rows = job.input("rm_ideal").frame()
+    source, target = (rows.filter(pl.col("side") == side) for side in ("source", "target"))
+    similarity = load_file(job.artifact(rows["similarity_artifact"][0]))["similarity"]
+    niches = [side["niche"].to_numpy().astype(np.int32) for side in (source, target)]
+    return Reference(FactoredSimilarity(similarity, *niches), source, target)
+
+
+def vectors_of(embedding: pl.DataFrame, seed: int, spots: pl.DataFrame) -> np.ndarray:
+    """Embedding of given spots at one seed, joined by barcode.
+
+    Returns
+    -------
+    float32 ``[len(spots), d]``.
+
+    Raises
+    ------
+    ValueError
+        When a spot of the reference has no embedding.
+    """
+    joined = spots.select("barcode").join(
+        embedding.filter(pl.col("seed") == seed).select("barcode", "z"), on="barcode", how="left", maintain_order="left"
+    )
+    if missing := joined["z"].null_count():
+        raise ValueError(
+            f"{missing} of {len(spots)} labelled spots have no embedding at seed {seed}: the embedding and the "
+            "RM-IDEAL reference belong to different versions of the section; materialise both again"
+        )
+    return np.stack(joined["z"].to_list()).astype(np.float32)
