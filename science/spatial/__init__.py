@@ -1,0 +1,1 @@
+"""Spatial niches: sections of tissue, RM-IDEAL, encoders, metrics and figures."""
