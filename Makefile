@@ -14,8 +14,8 @@ help:  ## list the targets
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip==26.3
-	$(BIN)/pip install --quiet -c constraints.txt setuptools wheel
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt setuptools
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --no-build-isolation -c constraints.txt --editable '.[test]'
 	touch $@
 
@@ -32,7 +32,6 @@ lint: $(READY)  ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
-	DAGSTER_HOME= $(BIN)/dg check defs
 
 format: $(READY)  ## format the code and mend what the linter can
 	$(BIN)/ruff format .

@@ -92,34 +92,39 @@ def submit_backfill(home: Home, keys: Sequence[str], only: Collection[str] = ())
     PlanError
         Also when no daemon runs on this home: nothing would ever start.
     """
-    from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
-    from dagster._core.definitions.events import AssetKeyPartitionKey
-    from dagster._core.execution.backfill import PartitionBackfill
-    from dagster._core.utils import make_new_backfill_id
     from dagster._daemon.controller import get_daemon_statuses
 
     with dg.DagsterInstance.get() as instance:
         needed = plan(home, instance, keys, only)
-        backfills = get_daemon_statuses(instance, ["BACKFILL"])["BACKFILL"]
-        if not backfills.healthy:
+        if not get_daemon_statuses(instance, ["BACKFILL"])["BACKFILL"].healthy:
             raise PlanError("no daemon runs on this home, so nothing would start: run `make ui`, or give --here")
-        graph = build_defs(home=home).resolve_asset_graph()
-        wanted = {AssetKeyPartitionKey(key, partition) for key, each in needed.items() for partition in each}
-        backfill_id = make_new_backfill_id()
-        instance.add_backfill(
-            PartitionBackfill.from_asset_graph_subset(
-                backfill_id=backfill_id,
-                backfill_timestamp=time.time(),
-                tags={},
-                dynamic_partitions_store=instance,
-                asset_graph_subset=AssetGraphSubset.from_asset_partition_set(wanted, graph),
-                title=f"fill {', '.join(keys)}"[:80],
-                description=None,
-                run_config=None,
-            )
-        )
+        backfill_id = submit(instance, build_defs(home=home), needed, title=f"fill {', '.join(keys)}")
     total = sum(len(each) for each in needed.values())
     return f"backfill {backfill_id}: {total} partitions of {len(needed)} assets; see /runs?view=backfills in the UI"
+
+
+def submit(instance: dg.DagsterInstance, definitions: dg.Definitions, needed: Plan, title: str) -> str:
+    """Store one asset backfill, which the daemon then runs; returns its id."""
+    from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+    from dagster._core.definitions.events import AssetKeyPartitionKey
+    from dagster._core.execution.backfill import PartitionBackfill
+    from dagster._core.utils import make_new_backfill_id
+
+    wanted = {AssetKeyPartitionKey(key, partition) for key, each in needed.items() for partition in each}
+    backfill_id = make_new_backfill_id()
+    instance.add_backfill(
+        PartitionBackfill.from_asset_graph_subset(
+            backfill_id=backfill_id,
+            backfill_timestamp=time.time(),
+            tags={},
+            dynamic_partitions_store=instance,
+            asset_graph_subset=AssetGraphSubset.from_asset_partition_set(wanted, definitions.resolve_asset_graph()),
+            title=title[:80],
+            description=None,
+            run_config=None,
+        )
+    )
+    return backfill_id
 
 
 def fill_here(home: Home, keys: Sequence[str], only: Collection[str], say: Say) -> bool:

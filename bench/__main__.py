@@ -14,7 +14,8 @@ def main() -> None:
     failed = []
     for name in names:
         print(f"\n## {name}\n", flush=True)
-        ended = subprocess.run([sys.executable, "-W", "ignore", HERE / f"{name}.py"], timeout=SECONDS_A_PIECE, check=False)
+        command = [sys.executable, "-W", "ignore", HERE / f"{name}.py"]
+        ended = subprocess.run(command, timeout=SECONDS_A_PIECE, check=False)
         if ended.returncode:
             failed.append(name)
     if failed:

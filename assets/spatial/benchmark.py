@@ -14,7 +14,8 @@ _GROUP = ["method", "control", "simulated", "layer", "metric"]
 
 def build_benchmark(variants: tuple[EncoderVariant, ...]) -> dg.AssetsDefinition:
     """The asset `benchmark/spatial` over all variants and the controls."""
-    keys = {variant.name: variant_key("niche_query", variant.name) for variant in variants} | {"controls": CONTROLS}
+    keys = {variant.name: variant_key("niche_query", variant.name) for variant in variants}
+    keys["controls"] = CONTROLS
 
     @dg.asset(
         key=BENCHMARK,
@@ -24,8 +25,8 @@ def build_benchmark(variants: tuple[EncoderVariant, ...]) -> dg.AssetsDefinition
         kinds={"polars", "parquet"},
         code_version="1",
         description=(
-            "Leaderboard of all embeddings and controls: mean, lowest and highest of each metric over directed pairs of "
-            "different sections and seeds. Pairs that were not materialised are named, not filled in."
+            "Leaderboard of all embeddings and controls: mean, lowest and highest of each metric over directed pairs "
+            "of different sections and seeds. Pairs that were not materialised are named, not filled in."
         ),
         check_specs=[
             dg.AssetCheckSpec(

@@ -38,8 +38,8 @@ def build_niche_figure(variant: EncoderVariant) -> dg.AssetsDefinition:
         kinds={"matplotlib"},
         code_version="1",
         description=(
-            f"For one directed pair: query niches, their RM-IDEAL and the similarity of embedding `{variant.name}` side by "
-            "side on the tissue, and every layer's metrics beside the controls."
+            f"For one directed pair: query niches, their RM-IDEAL and the similarity of `{variant.name}` side "
+            "by side on the tissue, and every layer's metrics beside the controls."
         ),
         check_specs=[dg.AssetCheckSpec("not_blank", asset=key, description="each figure is an image with content")],
     )

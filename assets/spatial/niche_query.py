@@ -45,8 +45,8 @@ def build_niche_query(variant: EncoderVariant) -> dg.AssetsDefinition:
         kinds={"numba", "parquet"},
         code_version="1",
         description=(
-            f"Metrics of embedding `{variant.name}` against RM-IDEAL for one directed pair: A, A on S > 0, B, Precision@K, "
-            "same-label@K and concentration, per layer, with n and intervals."
+            f"Metrics of embedding `{variant.name}` against RM-IDEAL for one directed pair: A, A on S > 0, B, "
+            "Precision@K, same-label@K and concentration, per layer, with n and intervals."
         ),
         check_specs=[
             dg.AssetCheckSpec(
