@@ -169,7 +169,11 @@ def _materialise(
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):  # the workload's log is in the run and in the job directory
         result = job.execute_in_process(
-            instance=instance, asset_selection=[key], partition_key=partition, raise_on_error=False
+            instance=instance,
+            asset_selection=[key],
+            partition_key=partition,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
     if result.success:
         return None

@@ -14,7 +14,7 @@ def main() -> None:
     failed = []
     for name in names:
         print(f"\n## {name}\n", flush=True)
-        command = [sys.executable, "-W", "ignore", HERE / f"{name}.py"]
+        command = [sys.executable, "-W", "ignore", str(HERE / f"{name}.py")]
         ended = subprocess.run(command, timeout=SECONDS_A_PIECE, check=False)
         if ended.returncode:
             failed.append(name)

@@ -70,14 +70,12 @@ def own_versions(home: Home) -> int:
     store = TableStore(home.tables)
     with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
         records = instance.fetch_materializations(SECTION_AS_TARGET, limit=len(KEYS)).records
-    events = [record.asset_materialization for record in records]
-    return len(
-        {
-            event.partition
-            for event in events
-            if event.tags["dagster/data_version"] == store.partition("section", (event.partition,)).data_version
-        }
-    )
+    latest = {}
+    for record in records:
+        event = record.asset_materialization
+        if event is not None and event.partition is not None:
+            latest[event.partition] = (event.tags or {}).get("dagster/data_version")
+    return sum(store.partition("section", (key,)).data_version == version for key, version in latest.items())
 
 
 def main() -> None:

@@ -133,6 +133,7 @@ _ATTEMPT = (
     _text("section", "section that was embedded to validate the attempt"),
     _flag("valid", "every validation check passed"),
     _text("reason", "the checks that failed, with value and limit; empty where valid"),
+    _text("measured", "JSON: what each validation check measured"),
     _time("recorded_at", "when the attempt was recorded"),
 )
 
@@ -165,7 +166,8 @@ TABLES: dict[str, TableSchema] = {
                 _text("method", "encoder variant of encoders.toml"),
                 _integer("seed", "seed that the variant names"),
                 _integer("fit_seed", "seed that the published fit used; another than `seed` after a refit"),
-                _integer("attempts", "fits that were needed"),
+                _integer("attempt", "the attempt that was published; 0 is the first fit"),
+                _integer("attempts", "fits that were made"),
                 Column("cohort", pl.List(pl.String()), "sections that it was fitted on"),
                 _integer("n_genes", "genes that the encoder reads", "genes"),
                 _integer("dimension", "length of an embedding"),

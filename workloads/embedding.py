@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import polars as pl
-from science.spatial.encoders.base import load_encoder
-from science.spatial.validation import CHECKS, EmbeddingReport, validate_embedding
 
 from io_managers.schemas import table
+from science.spatial.encoders.base import load_encoder
+from science.spatial.validation import CHECKS, EmbeddingReport, validate_embedding
 from workloads.job import Job, open_job
 from workloads.spatial_inputs import section_of
 
@@ -66,11 +67,12 @@ def _attempt_row(fit: dict, section: str, report: EmbeddingReport) -> dict:
         "method": fit["method"],
         "step": "embedding",
         "seed": fit["seed"],
-        "attempt": fit["attempts"] - 1,
+        "attempt": fit["attempt"],
         "fit_seed": fit["fit_seed"],
         "section": section,
         "valid": report.valid,
         "reason": report.reason,
+        "measured": json.dumps(report.values),
         "recorded_at": datetime.now(UTC),
     }
 
@@ -83,7 +85,8 @@ def _report_checks(job: Job, reports: dict[int, EmbeddingReport]) -> None:
         job.check(
             name,
             all(check.passed for check in of_seed.values()),
-            {f"seed_{seed}": f"{check.value:.4g} (limit {check.limit:.4g})" for seed, check in of_seed.items()},
+            {f"seed_{seed}": float(check.value) for seed, check in of_seed.items()}
+            | {"limit": float(next(iter(of_seed.values())).limit)},
         )
 
 

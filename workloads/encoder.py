@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
-from science.spatial.encoders.base import save_encoder
-from science.spatial.fitting import Attempt, EmbeddingCollapsed, fit_validated
 
 from io_managers.schemas import table
+from science.spatial.encoders.base import save_encoder
+from science.spatial.fitting import Attempt, EmbeddingCollapsed, fit_validated
 from workloads.job import open_job
 from workloads.spatial_inputs import section_of
 
@@ -47,18 +49,19 @@ def main() -> None:
                     "method": variant,
                     "seed": seed,
                     "fit_seed": encoder.seed,
+                    "attempt": next(each.attempt for each in tried if each.seed == encoder.seed),
                     "attempts": 1 + max(each.attempt for each in tried),
                     "cohort": [section.key for section in cohort],
                     "n_genes": len(encoder.genes),
-                    "dimension": encoder.dimension,
+                    "dimension": encoder.embed(cohort[0]).shape[1],
                     "encoder_artifact": job.keep(path),
                 }
             )
         frame = pl.DataFrame(rows, schema={column.name: column.dtype for column in table("encoder").columns})
-        last_valid = _invalid_at_the_published_fit(rows, attempts)
+        lost = _invalid_at_the_published_fit(rows, attempts)
         job.publish(frame, {"fits": len(attempts) // len(cohort), "refits": sum(row["attempts"] - 1 for row in rows)})
         job.check("fitted_on_cohort", True, {"cohort": [section.key for section in cohort]}, blocking=False)
-        job.check("cohort_embeds", not last_valid, {"without_valid_embedding": last_valid}, blocking=False)
+        job.check("cohort_embeds", not lost, {"without_valid_embedding": lost}, blocking=False)
 
 
 def _attempt_row(variant: str, seed: int, attempt: Attempt) -> dict:
@@ -71,11 +74,12 @@ def _attempt_row(variant: str, seed: int, attempt: Attempt) -> dict:
         "section": attempt.section,
         "valid": attempt.valid,
         "reason": attempt.reason,
+        "measured": json.dumps(dict(attempt.values)),
         "recorded_at": datetime.now(UTC),
     }
 
 
-def _write_attempts(directory, attempts: list[dict]) -> None:
+def _write_attempts(directory: Path, attempts: list[dict]) -> None:
     schema = {column.name: column.dtype for column in table("embedding_attempts").columns}
     pl.DataFrame(attempts, schema=schema).write_parquet(directory / "attempts.parquet")
 

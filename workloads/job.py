@@ -63,12 +63,12 @@ class Job:
         self, name: str, passed: bool, metadata: Mapping[str, Any] | None = None, *, blocking: bool = True
     ) -> None:
         """Report an asset check; ``blocking`` ones are errors, the others warnings."""
-        self._pipes.report_asset_check(name, passed, "ERROR" if blocking else "WARN", dict(metadata or {}))
+        self._pipes.report_asset_check(name, passed, "ERROR" if blocking else "WARN", _for_pipes(metadata))
 
     def publish(self, frame: pl.DataFrame, metadata: Mapping[str, Any] | None = None) -> None:
         """Report the one result of the job."""
         frame.write_parquet(self.directory / "result.parquet")
-        self._pipes.report_asset_materialization(dict(metadata or {}), content_hash(frame))
+        self._pipes.report_asset_materialization(_for_pipes(metadata), content_hash(frame))
 
 
 @contextmanager
@@ -81,6 +81,16 @@ def open_job() -> Iterator[Job]:
         except Exception as error:
             (job.directory / "error").write_text(f"{type(error).__name__}: {error}")
             raise
+
+
+def _for_pipes(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Pipes takes plain values and typed ones; lists and mappings are JSON."""
+    return {
+        name: {"raw_value": value, "type": "json"}
+        if isinstance(value, list) or (isinstance(value, dict) and "raw_value" not in value)
+        else value
+        for name, value in (metadata or {}).items()
+    }
 
 
 def _reference(described: Mapping[str, Any]) -> TablePartition:

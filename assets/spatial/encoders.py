@@ -17,8 +17,7 @@ from io_managers.tables import TablePartition
 from partitions import SECTIONS, TARGET_SECTIONS
 from resources.compute.compute import Compute
 from resources.compute.interface import Needs
-
-CHECKS = {"x": "y"}
+from science.spatial.validation import CHECKS
 
 ATTEMPTS = "attempts.parquet"
 _NEEDS = Needs(cpus=1, memory_gb=4)

@@ -149,7 +149,8 @@ class Compute(dg.ConfigurableResource):
             if artifacts.put(path) != path.name:
                 raise _failure(spec, Status(Ending.USER_ERROR, f"{path} does not hold what its name says"))
         checks = tuple(each for each in reported if isinstance(each, dg.AssetCheckResult))
-        metadata = {**(results[0].metadata or {}), "job": spec.key, "job_directory": str(spec.directory)}
+        directory = dg.MetadataValue.path(str(spec.directory))
+        metadata = {**(results[0].metadata or {}), "job": spec.key, "job_directory": directory}
         return JobResult(Rows(frame, job_key=spec.key), metadata, checks, spec.directory)
 
 

@@ -61,6 +61,11 @@ class JobMessageReader(dg.PipesMessageReader):
                     return
                 closed.wait(_PAUSE_S)
 
+    @property
+    def expected_writer_count(self) -> int:
+        """A job is one writer."""
+        return 1
+
     def no_messages_debug_text(self) -> str:
         """Where one would look when nothing arrived."""
         return f"Attempted to read messages from {self._path}."
