@@ -30,13 +30,15 @@ Say = Callable[[str], object]
 DEMO_SECTIONS = {"demo_a": 1, "demo_b": 2}
 """Simulated sections of the demonstration, and the seeds they are simulated with."""
 
+_PARTNER_TABLES = ("section_as_target", "encoder", "embedding_as_target")
+
 
 class PlanError(ValueError):
     """Sections that cannot be filled in."""
 
 
 def plan(home: Home, instance: dg.DagsterInstance, keys: Sequence[str], only: Collection[str] = ()) -> Plan:
-    """The partitions that sections need: their own, and their pairs with every other section, in both directions.
+    """What sections need: their own partitions, and their pairs with each other and with every section that is there.
 
     Simulated and real sections are never paired. Variants are those named, or all whose whole cohort is registered.
     An encoder that is fitted is not fitted again; the encoder of a new variant is.
@@ -54,22 +56,28 @@ def plan(home: Home, instance: dg.DagsterInstance, keys: Sequence[str], only: Co
     kinds = {simulated[key] for key in keys}
     if len(kinds) != 1:
         raise PlanError("simulated and real sections cannot be filled in together; name only one kind")
-    everyone = sorted(key for key in registered if simulated[key] in kinds)
-    variants = _variants(only, everyone)
-    pairs = [pair(a, b) for a in everyone for b in everyone if a != b and (a in keys or b in keys)]
-    fitted = {each.asset for each in store.partitions("encoder")}
-    unfitted = [each for each in variants if variant_key("encoder", each.name).to_user_string() not in fitted]
+    same_kind = {key for key in registered if simulated[key] in kinds}
+    variants = _variants(only, same_kind)
+    published = {(each.asset, each.partition) for name in _PARTNER_TABLES for each in store.partitions(name)}
+
+    def pairs(mirror: dg.AssetKey) -> list[dg.MultiPartitionKey]:
+        name = mirror.to_user_string()
+        everyone = sorted({*keys, *(key for key in same_kind if (name, key) in published)})
+        return [pair(a, b) for a in everyone for b in everyone if a != b and (a in keys or b in keys)]
+
+    unfitted = [each for each in variants if (variant_key("encoder", each.name).to_user_string(), "") not in published]
     # A fit needs its whole cohort as sections, also those that are not filled in now.
-    sections = sorted({*keys, *(key for each in unfitted for key in each.cohort)} & set(everyone))
+    sections = sorted({*keys, *(key for each in unfitted for key in each.cohort)})
     needed: dict[dg.AssetKey, Sequence[str | None]] = {SECTION: sections, SECTION_AS_TARGET: sections}
     needed |= {variant_key("encoder", each.name): [None] for each in unfitted}
     for variant in variants:
         needed[variant_key("embedding", variant.name)] = list(keys)
         needed[variant_key("embedding_as_target", variant.name)] = list(keys)
-    needed |= {RM_IDEAL: pairs, CONTROLS: pairs}
+    needed |= {RM_IDEAL: pairs(SECTION_AS_TARGET), CONTROLS: pairs(SECTION_AS_TARGET)}
     for variant in variants:
-        needed[variant_key("niche_query", variant.name)] = pairs
-        needed[variant_key("niche_figure", variant.name)] = pairs
+        embedded = pairs(variant_key("embedding_as_target", variant.name))
+        needed[variant_key("niche_query", variant.name)] = embedded
+        needed[variant_key("niche_figure", variant.name)] = embedded
     return needed | {BENCHMARK: [None]}
 
 

@@ -67,22 +67,16 @@ def labelled_spots(path: Path) -> LabelledGraph:
 
 def save_graphs(graphs: list[LabelledGraph], path: Path) -> None:
     """Write graphs to one npz for a child process, which then needs none of the readers."""
-    arrays: dict[str, np.ndarray] = {}
-    for i, graph in enumerate(graphs):
-        arrays |= {
-            f"indptr{i}": graph.adjacency.indptr,
-            f"indices{i}": graph.adjacency.indices,
-            f"label{i}": graph.label,
-        }
-    np.savez(path, **arrays)
+    np.savez(path, *(part for g in graphs for part in (g.adjacency.indptr, g.adjacency.indices, g.label)))
 
 
 def load_graphs(path: Path) -> list[LabelledGraph]:
     """Read what `save_graphs` wrote."""
-    stored, graphs = np.load(path), []
-    for i in range(len(stored.files) // 3):
-        indices, label = stored[f"indices{i}"], stored[f"label{i}"]
-        parts = (np.ones(len(indices), bool), indices, stored[f"indptr{i}"])
+    with np.load(path) as stored:
+        arrays = [stored[f"arr_{i}"] for i in range(len(stored.files))]
+    graphs = []
+    for indptr, indices, label in zip(arrays[0::3], arrays[1::3], arrays[2::3], strict=True):
+        parts = (np.ones(len(indices), bool), indices, indptr)
         graphs.append(LabelledGraph(sparse.csr_matrix(parts, shape=(len(label), len(label))), label))
     return graphs
 

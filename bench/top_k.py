@@ -130,9 +130,9 @@ def report(sizes: list[dict]) -> None:
     slope, far = memory_growth(sizes)
     print(f"| peak memory | {slope:.1f} GB per million spots | {far:.1f} GB |")
     print(
-        "\nPreparation looks up at most 37 labels at each of 4 levels for each spot, whatever the size; cache misses in\n"
-        "the growing dictionary add to that. A query walks the lists of its own labels and all compositions, so it grows\n"
-        "with the distinct niches; in tissue that does not repeat as these tiles do there are more of those."
+        "\nPreparation looks up at most 37 labels at each of 4 levels for each spot, whatever the size; cache misses\n"
+        "in the growing dictionary add to that. A query walks the lists of its own labels and all compositions, so it\n"
+        "grows with the distinct niches; tissue that does not repeat as these tiles do has more of those."
     )
 
 

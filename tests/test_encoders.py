@@ -138,7 +138,7 @@ def test_a_section_with_too_few_genes_is_refused_by_name_share_and_limit(method,
     few = with_genes(hex_section("poor", 9), np.arange(30))
     share = fitted[method].gene_share(few)
     with pytest.raises(
-        GeneShareError, match=rf"section poor has {share:.1%} .*a, b.*min_gene_share = 40\.0%"
+        GeneShareError, match=rf"section poor has gene share {share:.1%} .*a, b .*min_gene_share = 40\.0%"
     ) as refused:
         fitted[method].embed(few)
     assert "fit an encoder on a cohort that includes it" in str(refused.value)

@@ -61,12 +61,12 @@ def picture(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
-def test_maps_are_a_png_of_1200_pixels_without_metadata_and_equal_bytes_each_time():
+def test_maps_are_a_png_of_1080_pixels_without_metadata_and_equal_bytes_each_time():
     arguments = map_arguments()
     png = niche_maps(**arguments)
     with Image.open(io.BytesIO(png)) as image:
         assert image.format == "PNG"
-        assert image.width == 1200
+        assert image.width == 1080
         assert not image.info.keys() - {"dpi"}
     assert png == niche_maps(**arguments)
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
@@ -179,7 +179,7 @@ def test_bars_show_every_control_n_and_values(texts):
     png = layer_bars(
         scores(), {"random": scores(0.0), "layer_one_hot": scores(0.7)}, method="pca", source="a", target="b"
     )
-    assert picture(png).shape[1] == 1200
+    assert picture(png).shape[1] == 1080
     for expected in ("pca: a → b, by layer of the query", "random", "layer_one_hot (oracle)", "Layer1\nn = 7", "0.50"):
         assert expected in texts
 

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
@@ -217,6 +219,36 @@ def test_a_source_that_changed_after_it_was_added_is_refused_by_name(lab, tmp_pa
     assert error is not None and "d.h5ad" in error and "--replace" in error
     assert not lab.has("section", "d")
     assert lab.cli("section", "remove", "d").exit_code == 0
+
+
+def test_a_section_without_labels_is_embedded_and_rm_ideal_says_what_is_missing(filled, tmp_path):
+    section = simulate_cortex("unlabelled", seed=7, n_rows=26, n_cols=20, n_genes=300)
+    section = replace(section, layer=np.full(section.n_spots, ""))
+    path = tmp_path / "unlabelled.h5ad"
+    write_annotated(section, path)
+    assert "no labels" in filled.cli("section", "add", "unlabelled", str(path)).output
+    definitions = build_defs(home=filled.home)
+    with dg.DagsterInstance.get() as instance:
+        assert study._materialise(definitions, instance, SECTION, "unlabelled") is None
+        assert study._materialise(definitions, instance, variant_key("embedding", "smooth"), "unlabelled") is None
+        error = study._materialise(definitions, instance, RM_IDEAL, pair("unlabelled", "a"))
+    assert error is not None and "unlabelled" in error and "--labels" in error
+    assert filled.cli("section", "remove", "unlabelled").exit_code == 0
+
+
+def test_a_pair_too_large_to_keep_is_refused_before_the_memory_is_full(filled):
+    job = build_defs(home=filled.home).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.get() as instance:
+        refused = job.execute_in_process(
+            instance=instance,
+            asset_selection=[RM_IDEAL],
+            partition_key=pair("b", "a"),
+            run_config={"ops": {"spatial__rm_ideal": {"config": {"max_similarity_gb": 1e-6, "hops": 2}}}},
+            raise_on_error=False,
+        )
+    failure = next(event for event in refused.all_events if event.is_step_failure)
+    assert "max_similarity_gb" in failure.step_failure_data.user_failure_data.description
+    assert filled.store.partition("rm_ideal", ("b", "a")).frame()["hops"].unique().to_list() == [3]
 
 
 def test_in_a_real_backfill_a_lost_embedding_stops_its_pairs_and_nothing_else(filled):

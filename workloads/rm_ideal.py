@@ -7,7 +7,8 @@ import polars as pl
 from safetensors.numpy import save_file
 
 from science.spatial.labelled_graph import LabelledGraph, labelled_graphs
-from science.spatial.rm_ideal import FactoredSimilarity, rm_ideal
+from science.spatial.niches import niche_histograms
+from science.spatial.rm_ideal import FactoredSimilarity, niche_similarity
 from science.spatial.section import Section
 from science.spatial.wwl_oracle import wwl_similarity
 from workloads.job import open_job
@@ -24,7 +25,7 @@ def main() -> None:
         hops, iterations = job.params["hops"], job.params["iterations"]
         source_graph, target_graph, source_spots, target_spots = labelled_graphs(source, target)
         job.progress(0.1, f"{source_graph.n_spots} x {target_graph.n_spots} labelled spots")
-        similarity = rm_ideal(source_graph, target_graph, hops=hops, iterations=iterations)
+        similarity = _similarity(source_graph, target_graph, hops, iterations, job.params["max_similarity_gb"])
         job.progress(0.6, f"{' x '.join(map(str, similarity.similarity.shape))} distinct niches")
         largest = _largest_difference(
             similarity, source_graph, target_graph, hops, iterations, n_pairs=job.params["oracle_pairs"]
@@ -62,6 +63,26 @@ def main() -> None:
             {"largest_difference": largest, "tolerance": _TOLERANCE, "pairs": job.params["oracle_pairs"]},
         )
         job.check("in_unit_interval", low >= 0.0 and high <= 1.0 + _TOLERANCE, {"lowest": low, "highest": high})
+
+
+class PairTooLarge(ValueError):
+    """Two sections with too many distinct niches to keep all similarities."""
+
+
+def _similarity(
+    source: LabelledGraph, target: LabelledGraph, hops: int, iterations: int, limit_gb: float
+) -> FactoredSimilarity:
+    """`science.spatial.rm_ideal.rm_ideal`, refused before it would fill the memory."""
+    target_niches = niche_histograms(target, hops=hops, iterations=iterations)
+    source_niches = niche_histograms(source, hops=hops, iterations=iterations, labels_of=target_niches)
+    size_gb = source_niches.n_niches * target_niches.n_niches * np.dtype(np.float32).itemsize / 1e9
+    if size_gb > limit_gb:
+        raise PairTooLarge(
+            f"{source_niches.n_niches} x {target_niches.n_niches} niches differ: {size_gb:.1f} GB, expected at most "
+            f"max_similarity_gb = {limit_gb:g}; raise it if the node has the memory, or lower hops or iterations. "
+            "The best targets of chosen queries come from science.spatial.top_k without this matrix"
+        )
+    return FactoredSimilarity(niche_similarity(source_niches, target_niches), source_niches.niche, target_niches.niche)
 
 
 def _side(section: Section, spots: np.ndarray, niche: np.ndarray, side: str) -> pl.DataFrame:

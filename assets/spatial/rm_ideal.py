@@ -21,6 +21,7 @@ class RmIdealConfig(dg.Config):
 
     hops: int = Field(3, ge=0, description="radius of a niche, in hops")
     iterations: int = Field(3, ge=0, description="Weisfeiler-Lehman iterations")
+    max_similarity_gb: float = Field(8.0, gt=0, description="largest matrix of distinct niches that is kept, GB")
     oracle_pairs: int = Field(60, ge=1, description="pairs that are held against optimal transport (POT)")
 
 

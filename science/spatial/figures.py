@@ -33,7 +33,7 @@ from science.spatial.tissue_raster import (
     value_picture,
 )
 
-DPI = 100
+DPI = 90  # 1080 pixels: what a dialog of the web UI shows without cutting
 WIDTH_INCHES = 12.0
 PANEL_WIDTH = 0.32  # of the figure
 PANEL_INCHES = 3.3
@@ -95,7 +95,7 @@ def niche_maps(
 
     Returns
     -------
-    PNG, 1200 pixels wide.
+    PNG, 1080 pixels wide.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def layer_bars(
 
     Returns
     -------
-    PNG, 1200 pixels wide. Under each layer: n, the query spots that count in the method's value.
+    PNG, 1080 pixels wide. Under each layer: n, the query spots that count in the method's value.
 
     Raises
     ------
@@ -241,7 +241,7 @@ def _map_keys(figure: Figure, height: float, colours: Mapping[str, str]) -> None
     figure.legend(handles, list(named), loc="upper left", bbox_to_anchor=place, **style)
     bars = (
         (0.38, "RM-IDEAL similarity", ("0", "0.5", "1")),
-        (0.715, "cosine similarity, each panel rescaled to its own range", ("lowest", "", "highest")),
+        (0.715, "cosine similarity, rescaled in each panel", ("lowest", "", "highest")),
     )
     for x, label, ticks in bars:
         axes = figure.add_axes((x, 1.0 - 1.03 / height, 0.24, 0.14 / height))

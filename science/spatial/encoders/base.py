@@ -122,8 +122,8 @@ class Encoder(ABC):
         share, limit = self.gene_share(section), float(self.params.get("min_gene_share", MIN_GENE_SHARE))
         if share < limit or share == 0:  # nothing to embed, whatever the limit
             raise GeneShareError(
-                f"section {section.key} has {share:.1%} of the {len(self.genes)} genes of the encoder fitted on "
-                f"{', '.join(self.cohort)}; expected at least min_gene_share = {limit:.1%}. Missing genes are not "
+                f"section {section.key} has gene share {share:.1%} for the encoder fitted on {', '.join(self.cohort)} "
+                f"({len(self.genes)} genes); expected at least min_gene_share = {limit:.1%}. Missing genes are not "
                 "taken as zero counts. Check that both name genes alike (symbols or Ensembl ids), load the section "
                 "with more genes, fit an encoder on a cohort that includes it, or lower min_gene_share"
             )

@@ -109,14 +109,14 @@ def highly_variable(cohort: Sequence[Section], genes: np.ndarray, n_top: int, fl
     flavor : 'seurat' (dispersion of log-normalised counts) or 'seurat_v3' (variance of raw counts against a loess
         trend). With ``n_top`` or fewer genes all are taken.
     """
+    if flavor not in ("seurat", "seurat_v3"):
+        raise EncoderError(f"hvg_flavor is {flavor!r}; expected 'seurat' or 'seurat_v3'")
     if len(genes) <= n_top:
         return np.ones(len(genes), dtype=bool)
     import anndata
     import pandas as pd
     import scanpy
 
-    if flavor not in ("seurat", "seurat_v3"):
-        raise EncoderError(f"hvg_flavor is {flavor!r}; expected 'seurat' or 'seurat_v3'")
     values = counts_of if flavor == "seurat_v3" else log_normalised
     keys = np.repeat([section.key for section in cohort], [section.n_spots for section in cohort])
     stacked = anndata.AnnData(
