@@ -1,6 +1,7 @@
 """Fetching DLPFC sections, against a loopback server with files of the same format."""
 
 import functools
+import hashlib
 import http.server
 import json
 import threading
@@ -8,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from section_files import small_section
 
+from cli import main
+from io_managers.tables import TableStore
 from resources.dlpfc import LABELS, RECORD, SECTION_IDS, FetchError, fetch_dlpfc
 from science.spatial.load import load_section
 from science.spatial.simulate import write_space_ranger
@@ -214,3 +218,23 @@ def test_downloads_show_a_progress_bar(mirror, tmp_path, capfd):
         labels_sha256=None,
     )
     assert "100%" in capfd.readouterr().err
+
+
+def test_the_command_fetches_registers_and_says_what_is_next(mirror, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("TRACEBED_HOME", str(home))
+    monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
+    addresses = ["--counts-url", f"{mirror.url}/bucket", "--positions-url", f"{mirror.url}/10X"]
+    runner = CliRunner()
+    fetched = runner.invoke(main, ["section", "fetch", "dlpfc", KEY, *addresses])
+    assert fetched.exit_code == 0, fetched.output
+    source = TableStore(home / "tables").partition("section_source", (KEY,)).frame().row(0, named=True)
+    assert set(json.loads(source["files"]).values()) >= {sha256_of(file) for file in home.rglob(COUNTS)}
+    again = runner.invoke(main, ["section", "fetch", "dlpfc", KEY, *addresses])
+    assert again.exit_code == 0
+    refused = runner.invoke(main, ["section", "fetch", "dlpfc", "151999", *addresses])
+    assert refused.exit_code == 1 and "expected one of the DLPFC sections" in refused.output
+
+
+def sha256_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
