@@ -236,6 +236,21 @@ def test_a_section_without_labels_is_embedded_and_rm_ideal_says_what_is_missing(
     assert filled.cli("section", "remove", "unlabelled").exit_code == 0
 
 
+def test_a_reader_refuses_a_collapsed_embedding_that_got_published_all_the_same(filled):
+    definitions = build_defs(home=filled.home)
+    embedding, query = variant_key("embedding", "smooth"), variant_key("niche_query", "smooth")
+    good = filled.store.partition("embedding", ("smooth", "a"))
+    zeros = good.frame().with_columns(z=pl.lit([0.0, 0.0], pl.List(pl.Float32)))
+    filled.store.publish("embedding", ("smooth", "a"), zeros, asset=good.asset, partition="a", run_id="by hand")
+    scores = filled.store.partition("niche_query", ("smooth", "a", "b"))
+    with dg.DagsterInstance.get() as instance:
+        error = study._materialise(definitions, instance, query, pair("a", "b"))
+        assert error is not None and "section a at seed 0 is not valid" in error
+        assert filled.store.partition("niche_query", ("smooth", "a", "b")) == scores
+        assert study._materialise(definitions, instance, embedding, "a") is None
+        assert filled.store.partition("embedding", ("smooth", "a")).data_version == good.data_version
+
+
 def test_a_pair_too_large_to_keep_is_refused_before_the_memory_is_full(filled):
     job = build_defs(home=filled.home).resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.get() as instance:

@@ -21,7 +21,8 @@ class InvalidEmbedding(ValueError):
 def main() -> None:
     """Run the job."""
     with open_job() as job:
-        section = section_of(job, job.input("section").frame())
+        spots = job.input("section").frame()
+        section = section_of(job, spots)
         fits = job.input("encoder").frame().sort("seed")
         frames, reports, attempts = [], {}, []
         for index, fit in enumerate(fits.iter_rows(named=True)):
@@ -49,6 +50,13 @@ def main() -> None:
         _report_checks(job, reports)
         _refuse_invalid(section.key, reports)
         frame = pl.concat(frames)
+        in_order = frame["barcode"].to_list() == spots["barcode"].to_list() * len(fits)
+        job.check("order", in_order, {"spots": len(spots), "seeds": len(fits)})
+        if not in_order:
+            raise InvalidEmbedding(
+                f"the rows of the embedding are not the spots of section {section.key} in its order: its table and its "
+                "canonical file differ; materialise the section again"
+            )
         cohort = fits["cohort"][0].to_list()
         metadata = {
             "spots": section.n_spots,

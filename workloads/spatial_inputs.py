@@ -9,6 +9,7 @@ import polars as pl
 
 from science.spatial.rm_ideal import FactoredSimilarity
 from science.spatial.section import Section, read_section
+from science.spatial.validation import validate_embedding
 from workloads.job import Job
 
 
@@ -52,7 +53,7 @@ def reference_of(job: Job) -> Reference:
 
 
 def vectors_of(embedding: pl.DataFrame, seed: int, spots: pl.DataFrame) -> np.ndarray:
-    """Embedding of given spots at one seed, joined by barcode.
+    """Embedding of given spots at one seed, joined by barcode, and validated again: whoever reads one checks it.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def vectors_of(embedding: pl.DataFrame, seed: int, spots: pl.DataFrame) -> np.nd
     Raises
     ------
     ValueError
-        When a spot of the reference has no embedding.
+        When a spot of the reference has no embedding, or the embedding has collapsed.
     """
     joined = spots.select("barcode").join(
         embedding.filter(pl.col("seed") == seed).select("barcode", "z"), on="barcode", how="left", maintain_order="left"
@@ -71,4 +72,11 @@ def vectors_of(embedding: pl.DataFrame, seed: int, spots: pl.DataFrame) -> np.nd
             f"{missing} of {len(spots)} labelled spots have no embedding at seed {seed}: the embedding and the "
             "RM-IDEAL reference belong to different versions of the section; materialise both again"
         )
-    return np.stack(joined["z"].to_list()).astype(np.float32)
+    z = np.stack(joined["z"].to_list()).astype(np.float32)
+    report = validate_embedding(z, len(spots))
+    if not report.valid:
+        raise ValueError(
+            f"the embedding of section {embedding['section'][0]} at seed {seed} is not valid: {report.reason}. "
+            "Materialise it again"
+        )
+    return z

@@ -98,7 +98,8 @@ def _embedding(variant: EncoderVariant) -> dg.AssetsDefinition:
             "collapsed is not published: its attempts are in the table embedding_attempts."
         ),
         check_specs=[
-            dg.AssetCheckSpec(name, asset=key, description=text, blocking=True) for name, text in CHECKS.items()
+            dg.AssetCheckSpec(name, asset=key, description=text, blocking=True)
+            for name, text in (*CHECKS.items(), ("order", "rows are the section's spots, in its order"))
         ],
     )
     def embedding(
