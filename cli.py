@@ -12,8 +12,10 @@ from pathlib import Path
 import click
 
 from home import ROOT, Home
+from io_managers.artifacts import ArtifactError
+from io_managers.tables import DamagedPartition
 
-_RECOVERABLE = (ValueError, OSError, RuntimeError, KeyError)
+_RECOVERABLE = (ValueError, OSError, ArtifactError, DamagedPartition)
 
 
 class _Group(click.Group):
@@ -25,8 +27,7 @@ class _Group(click.Group):
         except _RECOVERABLE as error:
             if os.environ.get("TRACEBED_TRACEBACK"):
                 raise
-            text = error.args[0] if isinstance(error, KeyError) and error.args else error
-            raise click.ClickException(f"{text}") from error
+            raise click.ClickException(str(error)) from error
 
 
 @click.group(cls=_Group)
@@ -159,10 +160,11 @@ def snapshot(home: Home, destination: Path) -> None:
 @click.argument("name", required=False)
 @click.pass_obj
 def tables(home: Home, name: str | None) -> None:
-    """List the tables, or the columns of one with units and meaning."""
+    """List the tables, or the columns of one with units and meaning; removes drafts that dead writers left behind."""
     import polars as pl
 
     from io_managers.catalog import ensure_catalog
+    from io_managers.publish import sweep
     from io_managers.schemas import SYSTEM_COLUMNS, TABLES, table
     from io_managers.tables import TableStore
 
@@ -178,7 +180,7 @@ def tables(home: Home, name: str | None) -> None:
     else:
         counts = [{"table": n, "partitions": len(store.partitions(n)), "a row is": s.row} for n, s in TABLES.items()]
         _print(pl.DataFrame(counts))
-    for draft in store.sweep():
+    for draft in (*sweep(home.tables), *sweep(home.artifacts)):
         click.echo(f"removed a draft of a dead writer: {draft}")
 
 

@@ -1,7 +1,8 @@
 """The partitions of the data: sections, and the sections again in the target role.
 
 A directed pair is a partition of two dimensions, source x target. Dagster infers the edges of a pair only where its two
-dimensions have definitions of their own, hence the mirror `target_sections`; both always hold the same keys.
+dimensions have definitions of their own, hence the mirror `target_sections`. The commands change both together; a
+sensor mirrors a key that was added in the UI.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ TARGET_SECTIONS = dg.DynamicPartitionsDefinition(name="target_sections")
 PAIRS = dg.MultiPartitionsDefinition({"source": SECTIONS, "target": TARGET_SECTIONS})
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+
+_RESERVED = ("data.parquet",)  # the file of every partition
 
 
 class PartitionKeyError(ValueError):
@@ -30,10 +33,10 @@ def valid_key(key: str) -> str:
         When it holds anything but `[A-Za-z0-9._-]`, starts with `.` or `-`, contains `..`, or is longer than 64:
         such keys are folder names, parts of `source|target`, and arguments of commands.
     """
-    if not _KEY.fullmatch(key) or ".." in key:
+    if not _KEY.fullmatch(key) or ".." in key or key in _RESERVED:
         raise PartitionKeyError(
             f"{key!r} cannot name a partition: use 1 to 64 of the characters A-Z a-z 0-9 . _ - , "
-            "beginning with a letter, a digit or _, and without '..'"
+            f"beginning with a letter, a digit or _, without '..', and not {' or '.join(_RESERVED)}"
         )
     return key
 

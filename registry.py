@@ -78,7 +78,7 @@ def register_section(
     section = load_section(
         path, key, labels=labels, image=image, label_column=label_column, known_labels=known, graph=graph
     )
-    row["simulated"] = section.simulated
+    row |= {"simulated": section.simulated, "n_labelled": int(section.labelled.sum())}
     schema = {column.name: column.dtype for column in table("section_source").columns}
     store.publish(
         "section_source", (key,), pl.DataFrame([row], schema=schema), asset="section_source", partition=key, run_id=_RUN

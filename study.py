@@ -7,10 +7,12 @@ the same partitions one after the other in this process, which is what `make dem
 from __future__ import annotations
 
 import contextlib
-import io
+import os
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
@@ -24,13 +26,16 @@ from io_managers.table_io_manager import table_of
 from io_managers.tables import TableStore
 from partitions import pair, section_keys
 
+if TYPE_CHECKING:
+    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+
 Plan = Mapping[dg.AssetKey, Sequence[str | None]]
 Say = Callable[[str], object]
 
 DEMO_SECTIONS = {"demo_a": 1, "demo_b": 2}
 """Simulated sections of the demonstration, and the seeds they are simulated with."""
 
-_PARTNER_TABLES = ("section_as_target", "encoder", "embedding_as_target")
+_PARTNER_TABLES = ("section_as_target", "embedding_as_target")
 
 
 class PlanError(ValueError):
@@ -41,7 +46,8 @@ def plan(home: Home, instance: dg.DagsterInstance, keys: Sequence[str], only: Co
     """What sections need: their own partitions, and their pairs with each other and with every section that is there.
 
     Simulated and real sections are never paired. Variants are those named, or all whose whole cohort is registered.
-    An encoder that is fitted is not fitted again; the encoder of a new variant is.
+    An encoder that is fitted is not fitted again, unless its entry in `encoders.toml` has changed. Sections without
+    labels are embedded and take part in no pair. `left_out` says in words what a plan does not hold.
 
     Raises
     ------
@@ -52,20 +58,24 @@ def plan(home: Home, instance: dg.DagsterInstance, keys: Sequence[str], only: Co
     if unknown := sorted(set(keys) - registered):
         raise PlanError(f"no such sections: {', '.join(unknown)}; add them with `tracebed section add`")
     store = TableStore(home.tables)
-    simulated = dict(store.scan("section_source").select("section", "simulated").iter_rows())
-    kinds = {simulated[key] for key in keys}
+    sources = {row["section"]: row for row in store.scan("section_source").iter_rows(named=True)}
+    if unknown := sorted(set(keys) - set(sources)):
+        raise PlanError(f"sections without a source: {', '.join(unknown)}; register one with `tracebed section add`")
+    kinds = {sources[key]["simulated"] for key in keys}
     if len(kinds) != 1:
         raise PlanError("simulated and real sections cannot be filled in together; name only one kind")
-    same_kind = {key for key in registered if simulated[key] in kinds}
+    same_kind = {key for key in registered & set(sources) if sources[key]["simulated"] in kinds}
     variants = _variants(only, same_kind)
     published = {(each.asset, each.partition) for name in _PARTNER_TABLES for each in store.partitions(name)}
 
     def pairs(mirror: dg.AssetKey) -> list[dg.MultiPartitionKey]:
         name = mirror.to_user_string()
-        everyone = sorted({*keys, *(key for key in same_kind if (name, key) in published)})
-        return [pair(a, b) for a in everyone for b in everyone if a != b and (a in keys or b in keys)]
+        everyone = {*keys, *(key for key in same_kind if (name, key) in published)}
+        labelled = sorted(key for key in everyone if sources[key]["n_labelled"])
+        return [pair(a, b) for a in labelled for b in labelled if a != b and (a in keys or b in keys)]
 
-    unfitted = [each for each in variants if (variant_key("encoder", each.name).to_user_string(), "") not in published]
+    fitted = dict(store.scan("encoder").select("method", "variant_hash").unique().iter_rows())
+    unfitted = [each for each in variants if fitted.get(each.name) != each.hash]
     # A fit needs its whole cohort as sections, also those that are not filled in now.
     sections = sorted({*keys, *(key for each in unfitted for key in each.cohort)})
     needed: dict[dg.AssetKey, Sequence[str | None]] = {SECTION: sections, SECTION_AS_TARGET: sections}
@@ -92,6 +102,18 @@ def _variants(only: Collection[str], sections: Collection[str]) -> list[EncoderV
     return [every[name] for name in every if name in (only or complete)]
 
 
+def left_out(home: Home, instance: dg.DagsterInstance, keys: Sequence[str], only: Collection[str] = ()) -> list[str]:
+    """What a user might miss in the plan of these sections, a sentence each."""
+    sources = TableStore(home.tables).scan("section_source")
+    unlabelled = sources.filter(pl.col("section").is_in(list(keys)) & (pl.col("n_labelled") == 0))["section"]
+    said = [f"{key} has no labels: it is embedded, and takes part in no pair" for key in unlabelled]
+    registered = set(section_keys(instance))
+    for variant in load_variants(encoders_file()) if not only else ():
+        if lacking := sorted(set(variant.cohort) - registered):
+            said.append(f"encoder {variant.name} left out: cohort {variant.cohort_name} lacks {', '.join(lacking)}")
+    return said
+
+
 def submit_backfill(home: Home, keys: Sequence[str], only: Collection[str] = ()) -> str:
     """Hand one backfill of everything that the sections need to the daemon; returns a sentence about it.
 
@@ -107,8 +129,10 @@ def submit_backfill(home: Home, keys: Sequence[str], only: Collection[str] = ())
         if not get_daemon_statuses(instance, ["BACKFILL"])["BACKFILL"].healthy:
             raise PlanError("no daemon runs on this home, so nothing would start: run `make ui`, or give --here")
         backfill_id = submit(instance, build_defs(home=home), needed, title=f"fill {', '.join(keys)}")
+        notes = left_out(home, instance, keys, only)
     total = sum(len(each) for each in needed.values())
-    return f"backfill {backfill_id}: {total} partitions of {len(needed)} assets; see /runs?view=backfills in the UI"
+    said = f"backfill {backfill_id}: {total} partitions of {len(needed)} assets; see /runs?view=backfills in the UI"
+    return "\n".join([*notes, said])
 
 
 def submit(instance: dg.DagsterInstance, definitions: dg.Definitions, needed: Plan, title: str) -> str:
@@ -145,12 +169,14 @@ def fill_here(home: Home, keys: Sequence[str], only: Collection[str], say: Say) 
     failed: dict[dg.AssetKey, set[str]] = defaultdict(set)
     with dg.DagsterInstance.get() as instance:
         needed = plan(home, instance, keys, only)
+        for note in left_out(home, instance, keys, only):
+            say(note)
         total, done = sum(len(each) for each in needed.values()), 0
         for key in [key for key in graph.toposorted_asset_keys if key in needed]:
             for partition in needed[key]:
                 done += 1
                 label = f"[{done}/{total}] {key.to_user_string()}" + (f" [{partition}]" if partition else "")
-                if _built_on_failure(graph.get(key).parent_keys, partition, failed):
+                if _built_on_failure(graph, key, partition, failed):
                     failed[key].add(partition or "")
                     say(f"{label}  skipped: what it is made from failed")
                     continue
@@ -162,11 +188,20 @@ def fill_here(home: Home, keys: Sequence[str], only: Collection[str], say: Say) 
     return not failed
 
 
-def _built_on_failure(parents: Collection[dg.AssetKey], partition: str | None, failed: Mapping) -> bool:
-    """Whether a parent failed for a section of this partition (or as a whole). The benchmark takes what there is."""
-    sections = set(partition.split("|")) if partition else set()
-    lost = {name for parent in parents for each in failed.get(parent, ()) for name in each.split("|")}
-    return bool(partition) and bool(lost & (sections | {""}))
+def _built_on_failure(
+    graph: AssetGraph, key: dg.AssetKey, partition: str | None, failed: Mapping[dg.AssetKey, set[str]]
+) -> bool:
+    """Whether a partition that this one reads has failed. The benchmark takes what there is."""
+    if key == BENCHMARK:
+        return False
+    reads = {"", partition or "", *(partition or "").split("|")}
+    node = graph.get(key)
+    for parent in node.parent_keys:
+        mapping = node.partition_mappings.get(parent)
+        cohort = mapping.partition_keys if isinstance(mapping, dg.SpecificPartitionsPartitionMapping) else ()
+        if failed.get(parent, set()) & {*reads, *cohort}:
+            return True
+    return False
 
 
 def _materialise(
@@ -174,8 +209,7 @@ def _materialise(
 ) -> str | None:
     """One run of one partition; returns the error's message, or None."""
     job = definitions.resolve_implicit_global_asset_job_def()
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):  # the workload's log is in the run and in the job directory
+    with _quiet_console():
         result = job.execute_in_process(
             instance=instance,
             asset_selection=[key],
@@ -185,14 +219,29 @@ def _materialise(
         )
     if result.success:
         return None
-    failure = next(event for event in result.all_events if event.is_step_failure)
-    data = failure.step_failure_data
-    if data.user_failure_data and data.user_failure_data.description:
+    data = next((event.step_failure_data for event in result.all_events if event.is_step_failure), None)
+    if data is not None and data.user_failure_data and data.user_failure_data.description:
         return data.user_failure_data.description
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return error.message.strip() if error else "the run failed; see its log in the UI"
+    error = data.error if data is not None else None
+    while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
+        error = error.cause  # Dagster's own wrapper says only in which step it happened
+    return error.message.strip() if error is not None else "the run failed; see its log in the UI"
+
+
+@contextlib.contextmanager
+def _quiet_console() -> Iterator[None]:
+    """Keep a run's log off the terminal, and in the run: Dagster captures the descriptor, not `sys.stdout`."""
+    sys.stdout.flush()
+    terminal = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(terminal, 1)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def run_demo(home: Home, say: Say) -> bool:

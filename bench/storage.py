@@ -39,6 +39,7 @@ def frame(writer: int, partition: int) -> pl.DataFrame:
             "z": pl.Series(values.tolist(), dtype=pl.List(pl.Float32)),
             "encoder_artifact": ["none"] * ROWS,
             "gene_share": [1.0] * ROWS,
+            "section_version": ["none"] * ROWS,
         }
     )
 

@@ -7,6 +7,7 @@ so any process can read it at any time, and its name proves its bytes.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +31,20 @@ class ArtifactStore:
 
     def put(self, source: Path) -> str:
         """Keep a copy of ``source``; returns its name ``<sha256><suffix>``. Keeping the same bytes twice is free."""
+        return self._publish(source, lambda draft: shutil.copyfile(source, draft))
+
+    def take(self, source: Path) -> str:
+        """Keep ``source`` itself, which is gone from its place afterwards; returns its name."""
+        name = self._publish(source, lambda draft: shutil.move(source, draft))
+        source.unlink(missing_ok=True)
+        return name
+
+    def _publish(self, source: Path, write: Callable[[Path], object]) -> str:
         name = file_hash(source) + source.suffix
         destination = self.path(name)
-        if not destination.exists():
-            publish_file(destination, lambda draft: shutil.copyfile(source, draft))
+        # One that was damaged is replaced: its name promises these bytes.
+        if not destination.exists() or file_hash(destination) != Path(name).stem:
+            publish_file(destination, write)
         return name
 
     def verified(self, name: str) -> Path:

@@ -16,7 +16,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def content_hash(frame: pl.DataFrame) -> str:
-    """Hash names, types, nulls and values of a frame, in its row order.
+    """Hash names, types, nulls and values of a frame, in its row order; the order of its columns does not matter.
 
     Returns
     -------
@@ -29,7 +29,7 @@ def content_hash(frame: pl.DataFrame) -> str:
     """
     digest = hashlib.sha256()
     digest.update(f"{frame.height}\0{frame.width}\0".encode())
-    for column in frame.get_columns():
+    for column in sorted(frame.get_columns(), key=lambda each: each.name):
         digest.update(f"{column.name}\0{column.dtype}\0".encode())
         _update(digest, column)
     return digest.hexdigest()

@@ -16,6 +16,10 @@ class SchemaError(ValueError):
     """A frame that does not fit its table; the message lists every difference."""
 
 
+class UnknownTable(ValueError):
+    """A table that does not exist."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column: its type, meaning, unit ('' where there is none) and whether it may be null."""
@@ -122,6 +126,7 @@ _EMBEDDING = (
     Column("z", pl.List(pl.Float32()), "embedding of the spot"),
     _text("encoder_artifact", "the fitted encoder that made it; two embeddings compare only if these agree"),
     _number("gene_share", "share of the encoder's genes that the section has", "0..1"),
+    _text("section_version", "data version of the section that was embedded"),
 )
 
 _ATTEMPT = (
@@ -155,6 +160,7 @@ TABLES: dict[str, TableSchema] = {
                 _text("source_hash", "SHA-256 over every file that decides the section"),
                 _text("files", "JSON: file -> SHA-256"),
                 _flag("simulated", "true where no tissue stands behind the numbers"),
+                _integer("n_labelled", "labelled spots; a section without any takes part in no pair", "spots"),
             ),
         ),
         TableSchema("section", "one spot of a section", _SECTION),
@@ -172,6 +178,9 @@ TABLES: dict[str, TableSchema] = {
                 _integer("n_genes", "genes that the encoder reads", "genes"),
                 _integer("dimension", "length of an embedding"),
                 _text("encoder_artifact", "the fitted encoder (safetensors)"),
+                _text(
+                    "variant_hash", "hash of the variant's entry in encoders.toml: method, cohort, seeds, parameters"
+                ),
             ),
         ),
         TableSchema("embedding", "one spot embedded by one encoder", _EMBEDDING),
@@ -191,6 +200,8 @@ TABLES: dict[str, TableSchema] = {
                 _integer("hops", "radius of a niche", "hops"),
                 _integer("iterations", "Weisfeiler-Lehman iterations"),
                 _text("cache_key", "hash of all that decides the similarity"),
+                _text("source_version", "data version of the source section it was computed on"),
+                _text("target_version", "data version of the target section it was computed on"),
             ),
         ),
         TableSchema(
@@ -238,6 +249,8 @@ TABLES: dict[str, TableSchema] = {
                 _flag("simulated", "true where the sections are simulated"),
                 _text("layer", "layer of the query spots; `all` for all"),
                 _text("metric", "as in niche_query"),
+                _integer("hops", "niche radius of the RM-IDEAL reference", "hops"),
+                _integer("iterations", "Weisfeiler-Lehman iterations of the reference"),
                 _number("mean", "mean over directed pairs and seeds", nullable=True),
                 _number("lowest", "lowest of them", nullable=True),
                 _number("highest", "highest of them", nullable=True),
@@ -278,9 +291,9 @@ def table(name: str) -> TableSchema:
 
     Raises
     ------
-    KeyError
+    UnknownTable
         Naming the tables that exist.
     """
     if name not in TABLES:
-        raise KeyError(f"there is no table {name!r}; the tables are {', '.join(sorted(TABLES))}")
+        raise UnknownTable(f"there is no table {name!r}; the tables are {', '.join(sorted(TABLES))}")
     return TABLES[name]

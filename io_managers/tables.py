@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from io_managers.content import content_hash
-from io_managers.publish import publish_file, sweep
+from io_managers.publish import publish_file
 from io_managers.schemas import SYSTEM_COLUMNS, TABLES, table
 
 _FILE = "data.parquet"
@@ -159,10 +159,6 @@ class TableStore:
         if not files:
             return table(name).empty()
         return pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in files], how="diagonal")
-
-    def sweep(self) -> list[Path]:
-        """Remove drafts of dead writers."""
-        return sweep(self.root)
 
 
 def _write_parquet(frame: pl.DataFrame, path: Path, metadata: dict[str, str] | None = None) -> None:

@@ -29,9 +29,10 @@ def run_probe(home: Home, behaviour: str, **params):
 
     @dg.asset(check_specs=[dg.AssetCheckSpec("looks_right", asset="probe")])
     def probe(context: dg.AssetExecutionContext, compute: Compute):
-        result = compute.run(context, "workload_probe", inputs={}, params={"behaviour": behaviour, **params})
+        run = compute.run(context, "workload_probe", inputs={}, params={"behaviour": behaviour, **params})
+        result = yield from run
         results.append(result)
-        return dg.MaterializeResult(metadata=result.metadata, check_results=list(result.checks))
+        yield dg.MaterializeResult(metadata=result.metadata, check_results=list(result.checks))
 
     with dg.DagsterInstance.ephemeral(tempdir=str(home.root)) as instance:
         outcome = dg.materialize(

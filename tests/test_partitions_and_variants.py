@@ -17,7 +17,7 @@ def test_usual_names_are_keys(key):
 
 
 @pytest.mark.parametrize(
-    "key", ["", "a|b", "a,b", "a/b", "..", "a..b", ".hidden", "-flag", "a b", "é", "a" * 65, "a\n"]
+    "key", ["", "a|b", "a,b", "a/b", "..", "a..b", ".hidden", "-flag", "a b", "é", "a" * 65, "a\n", "data.parquet"]
 )
 def test_a_key_that_would_break_folders_pairs_or_commands_is_refused(key):
     with pytest.raises(PartitionKeyError, match="cannot name a partition"):

@@ -148,6 +148,12 @@ def test_an_unchanged_pair_reuses_its_rm_ideal_and_a_changed_definition_does_not
             return result.asset_materializations_for_node("spatial__rm_ideal")[0].metadata
 
         assert "cached" in again()
+        rows = filled.store.partition("rm_ideal", ("a", "b")).frame()
+        similarity = filled.home.artifacts / rows["similarity_artifact"][0][:2] / rows["similarity_artifact"][0]
+        whole = similarity.read_bytes()
+        similarity.write_bytes(b"damaged")
+        assert "cached" not in again()
+        assert similarity.read_bytes() == whole
         assert "cached" not in again(hops=1, oracle_pairs=5)
         assert filled.store.partition("rm_ideal", ("a", "b")).frame()["hops"].unique().to_list() == [1]
         assert "cached" not in again()
@@ -168,6 +174,40 @@ def test_adding_a_section_plans_its_own_partitions_and_refits_nothing(filled):
         "spatial/niche_figure/smooth": 4,
         "benchmark/spatial": 1,
     }
+
+
+def test_an_edited_variant_is_fitted_again_and_its_old_encoder_refused(filled, tmp_path, monkeypatch):
+    edited = tmp_path / "encoders.toml"
+    edited.write_text(VARIANTS.replace("n_components = 15", "n_components = 5"))
+    monkeypatch.setenv("TRACEBED_ENCODERS", str(edited))
+    with dg.DagsterInstance.get() as instance:
+        needed = study.plan(filled.home, instance, ["a"], ["smooth"])
+        assert variant_key("encoder", "smooth") in needed
+        error = study._materialise(build_defs(home=filled.home), instance, variant_key("embedding", "smooth"), "a")
+    assert error is not None and "encoders.toml changed" in error
+
+
+@pytest.mark.parametrize(
+    ("key", "partition", "failed", "skipped"),
+    [
+        (("niche_query", "controls"), "a|b", {"rm_ideal": {"a|b"}}, True),
+        (("niche_query", "controls"), "a|b", {"rm_ideal": {"a|x"}}, False),
+        (("niche_query", "controls"), "a|b", {"section": {"a"}}, True),
+        (("niche_query", "controls"), "a|b", {"section": {"x"}}, False),
+        (("encoder", "smooth"), None, {"section": {"b"}}, True),
+        (("encoder", "smooth"), None, {"section": {"c"}}, False),
+        (("embedding", "smooth"), "a", {"encoder/smooth": {""}}, True),
+    ],
+)
+def test_only_what_reads_a_failed_partition_is_skipped(lab, key, partition, failed, skipped):
+    graph = build_defs(home=lab.home).resolve_asset_graph()
+    lost = {dg.AssetKey(["spatial", *name.split("/")]): keys for name, keys in failed.items()}
+    assert study._built_on_failure(graph, dg.AssetKey(["spatial", *key]), partition, lost) is skipped
+
+
+def test_the_log_of_a_job_is_in_its_run(filled):
+    captured = [path.read_text() for path in filled.home.dagster.rglob("*.out")]
+    assert any("labelled spots" in text and " %  " in text for text in captured)
 
 
 def test_plans_that_cannot_work_are_refused(filled):
@@ -232,6 +272,8 @@ def test_a_section_without_labels_is_embedded_and_rm_ideal_says_what_is_missing(
         assert study._materialise(definitions, instance, SECTION, "unlabelled") is None
         assert study._materialise(definitions, instance, variant_key("embedding", "smooth"), "unlabelled") is None
         error = study._materialise(definitions, instance, RM_IDEAL, pair("unlabelled", "a"))
+        assert study.plan(filled.home, instance, ["unlabelled"], ["smooth"])[RM_IDEAL] == []
+        assert any("no labels" in note for note in study.left_out(filled.home, instance, ["unlabelled"]))
     assert error is not None and "unlabelled" in error and "--labels" in error
     assert filled.cli("section", "remove", "unlabelled").exit_code == 0
 
@@ -296,8 +338,26 @@ def test_in_a_real_backfill_a_lost_embedding_stops_its_pairs_and_nothing_else(fi
     assert [lab.has("niche_query", "loses_c", *key.split("|")) for key in pairs] == [True, False, False]
     attempts = lab.store.scan("embedding_attempts").filter((pl.col("method") == "loses_c") & (pl.col("section") == "c"))
     assert not attempts["valid"].any() and set(attempts["step"]) == {"encoder", "embedding"}
+    assert _failed_checks(lab, variant_key("embedding", "loses_c"))
     scored = min(when for name, when in order if name == "niche_query")
     assert scored > max(when for name, when in order if name == "embedding_as_target")
+
+
+def _failed_checks(lab: Lab, key: dg.AssetKey) -> set[str]:
+    """Names of the asset's checks of which some evaluation failed."""
+    names = {
+        check.name
+        for check in build_defs(home=lab.home).resolve_asset_graph().asset_check_keys
+        if check.asset_key == key
+    }
+    with dg.DagsterInstance.get() as instance:
+        storage = instance.event_log_storage
+        return {
+            name
+            for name in names
+            for record in storage.get_asset_check_execution_history(dg.AssetCheckKey(key, name), limit=10)
+            if record.status.value == "FAILED"
+        }
 
 
 def _run_daemon_until_done(lab: Lab, instance: dg.DagsterInstance, backfill_id: str) -> None:

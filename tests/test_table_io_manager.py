@@ -78,6 +78,8 @@ def rm_ideal(section: TablePartition, section_as_target: TablePartition):
         "hops": 3,
         "iterations": 3,
         "cache_key": "none",
+        "source_version": section.data_version,
+        "target_version": section_as_target.data_version,
     }
     return materialised(Rows(pl.DataFrame([row])))
 
@@ -95,6 +97,8 @@ def benchmark(pairs):
         "simulated": True,
         "layer": "all",
         "metric": "A",
+        "hops": 3,
+        "iterations": 3,
         "mean": None,
         "lowest": None,
         "highest": None,

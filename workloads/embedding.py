@@ -18,12 +18,21 @@ class InvalidEmbedding(ValueError):
     """An embedding that must not be published."""
 
 
+class StaleEncoder(ValueError):
+    """An encoder that is not the one that `encoders.toml` now describes."""
+
+
 def main() -> None:
     """Run the job."""
     with open_job() as job:
         spots = job.input("section").frame()
         section = section_of(job, spots)
         fits = job.input("encoder").frame().sort("seed")
+        if fits["variant_hash"][0] != job.params["variant_hash"]:
+            raise StaleEncoder(
+                f"encoder {job.params['variant']} was fitted before its entry in encoders.toml changed; materialise "
+                f"encoder/{job.params['variant']} again, then the embeddings of every section"
+            )
         frames, reports, attempts = [], {}, []
         for index, fit in enumerate(fits.iter_rows(named=True)):
             job.progress(index / len(fits), f"seed {fit['seed']}")
@@ -42,6 +51,7 @@ def main() -> None:
                         "z": pl.Series(z.tolist(), dtype=pl.List(pl.Float32)),
                         "encoder_artifact": [fit["encoder_artifact"]] * section.n_spots,
                         "gene_share": [encoder.gene_share(section)] * section.n_spots,
+                        "section_version": [job.input("section").data_version] * section.n_spots,
                     }
                 )
             )

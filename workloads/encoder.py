@@ -55,12 +55,14 @@ def main() -> None:
                     "n_genes": len(encoder.genes),
                     "dimension": encoder.embed(cohort[0]).shape[1],
                     "encoder_artifact": job.keep(path),
+                    "variant_hash": params["variant_hash"],
                 }
             )
         frame = pl.DataFrame(rows, schema={column.name: column.dtype for column in table("encoder").columns})
         lost = _invalid_at_the_published_fit(rows, attempts)
         job.publish(frame, {"fits": len(attempts) // len(cohort), "refits": sum(row["attempts"] - 1 for row in rows)})
-        job.check("fitted_on_cohort", True, {"cohort": [section.key for section in cohort]}, blocking=False)
+        fitted_on = sorted(section.key for section in cohort)
+        job.check("fitted_on_cohort", fitted_on == sorted(params["cohort"]), {"cohort": fitted_on}, blocking=False)
         job.check("cohort_embeds", not lost, {"without_valid_embedding": lost}, blocking=False)
 
 

@@ -46,12 +46,14 @@ class Job:
         return self._store.verified(name)
 
     def progress(self, fraction: float, message: str) -> None:
-        """Show progress in the run's log, at most every other second; the beginning and the end always."""
+        """Show progress in the logs of job and run, at most every other second; the beginning and the end always."""
         now = time.monotonic()
         if 0.0 < fraction < 1.0 and now - self._last_progress < _PROGRESS_INTERVAL_S:
             return
         self._last_progress = now
-        self._pipes.log.info(f"{100 * fraction:3.0f} %  {message}")
+        line = f"{100 * fraction:3.0f} %  {message}"
+        print(line, flush=True)
+        self._pipes.log.info(line)
 
     def keep(self, path: Path) -> str:
         """Hand a file over as an artifact; returns the name that rows point to it by."""

@@ -11,7 +11,7 @@ import polars as pl
 from science.spatial.figures import choose_query_spots, layer_bars, niche_maps
 from science.spatial.metrics import Score, query_values
 from workloads.job import Job, open_job
-from workloads.spatial_inputs import reference_of, section_of, vectors_of
+from workloads.spatial_inputs import embedding_of, reference_of, section_of, vectors_of
 
 _MIN_PNG_BYTES = 10_000
 _CONTROLS_SHOWN = ("random", "layer_one_hot", "layer_composition")
@@ -55,12 +55,17 @@ def _maps(job: Job, method: str, seed: int) -> bytes:
     reference = reference_of(job)
     source = section_of(job, job.input("section").frame())
     target = section_of(job, job.input("section_as_target").frame())
-    z_source = vectors_of(job.input("embedding").frame(), seed, reference.source)
-    z_target = vectors_of(job.input("embedding_as_target").frame(), seed, reference.target)
+    z_source = vectors_of(embedding_of(job, "embedding", "section"), seed, reference.source)
+    z_target = vectors_of(embedding_of(job, "embedding_as_target", "section_as_target"), seed, reference.target)
     source_layer, target_layer = (side["layer"].to_numpy().astype(str) for side in (reference.source, reference.target))
     correlation = query_values(z_source, z_target, reference.similarity, source_layer, target_layer)["A"]
     medians = choose_query_spots(source_layer, correlation)
-    wanted = [layer for layer in job.params["layers"] if layer in medians] or sorted(medians)
+    wanted = [layer for layer in job.params["layers"] if layer in medians]
+    if not wanted:
+        raise ValueError(
+            f"none of the layers {job.params['layers']} has a query in {source.key}; it has {sorted(medians)}: name "
+            "some of these in the config of niche_figure"
+        )
     queries = np.array([medians[layer] for layer in wanted])
     return niche_maps(
         source,

@@ -32,10 +32,10 @@ def main() -> None:
             graph=source["graph"],
         )
         job.progress(0.7, f"{section.n_spots} spots x {section.n_genes} genes")
+        _check(job, section, source["known_labels"])
         canonical = job.directory / f"{section.key}.h5ad"
         write_section(section, canonical)
         job.publish(_spots(section, job.keep(canonical)), _describe(section))
-        _checks(job, section, source["known_labels"])
 
 
 def _unchanged(files: dict[str, str]) -> None:
@@ -85,31 +85,37 @@ def _describe(section: Section) -> dict[str, Any]:
     }
 
 
-def _checks(job: Job, section: Section, known_labels: list[str]) -> None:
-    """Hold the section that was published against each rule once more, and show the figures."""
+def _check(job: Job, section: Section, known_labels: list[str]) -> None:
+    """Hold the section against each rule once more, show the figures, and let nothing that breaks one be published."""
     arrays = (section.array_row, section.array_col, section.pixel, section.layer, section.sum_umi)
     shaped = section.counts.shape == (section.n_spots, section.n_genes) and all(
         len(array) == section.n_spots for array in arrays
     )
     whole = bool((section.counts.data >= 0).all()) and np.issubdtype(section.counts.dtype, np.integer)
-    job.check("schema", shaped and whole, {"spots": section.n_spots, "genes": section.n_genes})
     repeated = section.n_spots - len(set(section.barcodes.tolist())), section.n_genes - len(set(section.genes.tolist()))
-    job.check("barcodes_unique", repeated == (0, 0), {"repeated_barcodes": repeated[0], "repeated_genes": repeated[1]})
     positions = set(zip(section.array_row.tolist(), section.array_col.tolist(), strict=True))
     degree = _degrees(section)
     with_neighbours = float((degree > 0).mean())
-    job.check(
-        "grid_plausible",
-        len(positions) == section.n_spots and with_neighbours > 0.5,
-        {"spots_with_neighbours": with_neighbours, "mean_degree": float(degree.mean())},
-    )
     found = set(section.layer[section.labelled].tolist())
-    unlabelled = int((~section.labelled).sum())
-    job.check(
-        "labels_known",
-        found <= set(known_labels),
-        {"unlabelled_spots": unlabelled, "labels": sorted(found), "known": list(known_labels)},
-    )
+    results: dict[str, tuple[bool, dict[str, Any]]] = {
+        "schema": (bool(shaped and whole), {"spots": section.n_spots, "genes": section.n_genes}),
+        "barcodes_unique": (
+            repeated == (0, 0),
+            {"repeated_barcodes": repeated[0], "repeated_genes": repeated[1]},
+        ),
+        "grid_plausible": (
+            len(positions) == section.n_spots and with_neighbours > 0.5,
+            {"spots_with_neighbours": with_neighbours, "mean_degree": float(degree.mean())},
+        ),
+        "labels_known": (
+            found <= set(known_labels),
+            {"unlabelled_spots": int((~section.labelled).sum()), "labels": sorted(found), "known": list(known_labels)},
+        ),
+    }
+    for name, (passed, figures) in results.items():
+        job.check(name, passed, figures)
+    if failed := {name: figures for name, (passed, figures) in results.items() if not passed}:
+        raise SectionError(f"section {section.key} fails {failed}; nothing was published. Correct its source files")
 
 
 if __name__ == "__main__":

@@ -46,10 +46,32 @@ def reference_of(job: Job) -> Reference:
     from safetensors.numpy import load_file
 
     rows = job.input("rm_ideal").frame()
+    for name, version in (("section", "source_version"), ("section_as_target", "target_version")):
+        _same_version(job, name, rows[version][0], "RM-IDEAL")
     source, target = (rows.filter(pl.col("side") == side) for side in ("source", "target"))
     similarity = load_file(job.artifact(rows["similarity_artifact"][0]))["similarity"]
     niches = [side["niche"].to_numpy().astype(np.int32) for side in (source, target)]
     return Reference(FactoredSimilarity(similarity, *niches), source, target)
+
+
+class MixedVersions(ValueError):
+    """Inputs that were made from different versions of a section."""
+
+
+def _same_version(job: Job, section: str, used: str, what: str) -> None:
+    current = job.input(section)
+    if current.data_version != used:
+        raise MixedVersions(
+            f"{what} was made from version {used[:12]} of section {current.partition}, which is now "
+            f"{current.data_version[:12]}; materialise it again"
+        )
+
+
+def embedding_of(job: Job, name: str, section: str) -> pl.DataFrame:
+    """The rows of an embedding input, after it was held against the section that it must have been made from."""
+    rows = job.input(name).frame()
+    _same_version(job, section, rows["section_version"][0], f"embedding {rows['method'][0]}")
+    return rows
 
 
 def vectors_of(embedding: pl.DataFrame, seed: int, spots: pl.DataFrame) -> np.ndarray:

@@ -9,7 +9,7 @@ from io_managers.table_io_manager import SKIP_MISSING, Rows, materialised
 from io_managers.tables import TablePartition
 
 BENCHMARK = dg.AssetKey(["benchmark", "spatial"])
-_GROUP = ["method", "control", "simulated", "layer", "metric"]
+_GROUP = ["method", "control", "simulated", "layer", "metric", "hops", "iterations"]
 
 
 def build_benchmark(variants: tuple[EncoderVariant, ...]) -> dg.AssetsDefinition:
@@ -76,13 +76,22 @@ def board_markdown(board: pl.DataFrame) -> str:
     """The all-layer rows of a leaderboard as a Markdown table, one row a method."""
     every = board.filter(pl.col("layer") == "all")
     metrics = sorted(every["metric"].unique())
-    wide = every.pivot(on="metric", index=["method", "control", "simulated", "n_pairs"], values="mean")
-    wide = wide.sort("simulated", "control", "A", "method", descending=[False, False, True, False])
-    lines = ["| method | pairs | " + " | ".join(metrics) + " |", "|---|---:|" + "---:|" * len(metrics)]
+    queries = every.group_by("method", "simulated", "hops", "iterations").agg(n=pl.col("n_queries").max())
+    index = ["method", "control", "simulated", "hops", "iterations", "n_pairs"]
+    wide = every.pivot(on="metric", index=index, values="mean")
+    wide = wide.join(queries, on=["method", "simulated", "hops", "iterations"])
+    wide = wide.sort(
+        "simulated", "hops", "iterations", "control", "A", "method", descending=[False] * 4 + [True, False]
+    )
+    head = "| method | k, H | pairs | queries | "
+    lines = [head + " | ".join(metrics) + " |", "|---|---|---:|---:|" + "---:|" * len(metrics)]
     for row in wide.iter_rows(named=True):
         note = (" (control)" if row["control"] else "") + (" (simulated)" if row["simulated"] else "")
         cells = ["" if row[metric] is None else f"{row[metric]:.3f}" for metric in metrics]
-        lines.append(f"| {row['method']}{note} | {row['n_pairs']} | " + " | ".join(cells) + " |")
+        reference = f"{row['hops']}, {row['iterations']}"
+        lines.append(
+            f"| {row['method']}{note} | {reference} | {row['n_pairs']} | {row['n']} | " + " | ".join(cells) + " |"
+        )
     return "\n".join(lines)
 
 

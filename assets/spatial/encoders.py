@@ -39,7 +39,7 @@ def _encoder(variant: EncoderVariant) -> dg.AssetsDefinition:
         io_manager_key="tables",
         group_name=variant.group,
         kinds={"python", "scikitlearn"},
-        code_version="1",
+        code_version=f"1-{variant.hash}",
         description=(
             f"Encoder `{variant.method}` fitted jointly on cohort {variant.cohort_name} ({', '.join(variant.cohort)}), "
             f"seeds {', '.join(map(str, variant.seeds))}. A collapsed fit is tried again with up to "
@@ -67,9 +67,11 @@ def _encoder(variant: EncoderVariant) -> dg.AssetsDefinition:
             "method": variant.method,
             "seeds": list(variant.seeds),
             "max_refits": variant.max_refits,
+            "cohort": list(variant.cohort),
+            "variant_hash": variant.hash,
             "method_params": dict(variant.params),
         }
-        result = compute.run(
+        result = yield from compute.run(
             context,
             "workloads.encoder",
             inputs={"cohort": {section: cohort[section] for section in variant.cohort}},
@@ -77,7 +79,7 @@ def _encoder(variant: EncoderVariant) -> dg.AssetsDefinition:
             needs=_NEEDS,
             on_end=lambda directory: _keep_attempts(context, tables, variant, directory),
         )
-        return materialised(result.rows, result.metadata, result.checks)
+        yield materialised(result.rows, result.metadata, result.checks)
 
     return encoder
 
@@ -92,7 +94,7 @@ def _embedding(variant: EncoderVariant) -> dg.AssetsDefinition:
         io_manager_key="tables",
         group_name=variant.group,
         kinds={"python", "parquet"},
-        code_version="1",
+        code_version=f"1-{variant.hash}",
         description=(
             f"Encoder variant `{variant.name}` applied to one section, validated for every seed. An embedding that "
             "collapsed is not published: its attempts are in the table embedding_attempts."
@@ -109,14 +111,14 @@ def _embedding(variant: EncoderVariant) -> dg.AssetsDefinition:
         section: TablePartition,
         encoder: TablePartition,
     ):
-        result = compute.run(
+        result = yield from compute.run(
             context,
             "workloads.embedding",
             inputs={"section": section, "encoder": encoder},
-            params={"variant": variant.name},
+            params={"variant": variant.name, "variant_hash": variant.hash},
             on_end=lambda directory: _keep_attempts(context, tables, variant, directory),
         )
-        return materialised(result.rows, result.metadata, result.checks)
+        yield materialised(result.rows, result.metadata, result.checks)
 
     return embedding
 

@@ -55,7 +55,7 @@ def build_niche_figure(variant: EncoderVariant) -> dg.AssetsDefinition:
         niche_query: TablePartition,
         controls: TablePartition,
     ):
-        result = compute.run(
+        result = yield from compute.run(
             context,
             "workloads.niche_figure",
             inputs={
@@ -69,6 +69,6 @@ def build_niche_figure(variant: EncoderVariant) -> dg.AssetsDefinition:
             },
             params={"seed": variant.seeds[0] if config.seed is None else config.seed, "layers": config.layers},
         )
-        return materialised(result.rows, result.metadata, result.checks)
+        yield materialised(result.rows, result.metadata, result.checks)
 
     return niche_figure

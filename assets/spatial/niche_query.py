@@ -67,7 +67,7 @@ def build_niche_query(variant: EncoderVariant) -> dg.AssetsDefinition:
         embedding: TablePartition,
         embedding_as_target: TablePartition,
     ):
-        result = compute.run(
+        result = yield from compute.run(
             context,
             "workloads.niche_query",
             inputs={
@@ -79,7 +79,7 @@ def build_niche_query(variant: EncoderVariant) -> dg.AssetsDefinition:
             },
             params=config.model_dump(),
         )
-        return materialised(result.rows, result.metadata, result.checks)
+        yield materialised(result.rows, result.metadata, result.checks)
 
     return niche_query
 
@@ -108,10 +108,10 @@ def niche_query_controls(
     """The same metrics for embeddings that need no encoder: random, one-hot layer, and 3-hop layer composition without
     and with a little noise. They bound what any method can reach.
     """
-    result = compute.run(
+    result = yield from compute.run(
         context,
         "workloads.niche_query_controls",
         inputs={"rm_ideal": rm_ideal, "section": section, "section_as_target": section_as_target},
         params=config.model_dump(),
     )
-    return materialised(result.rows, result.metadata, result.checks)
+    yield materialised(result.rows, result.metadata, result.checks)

@@ -7,8 +7,9 @@ import dagster as dg
 from pydantic import Field
 
 from assets.spatial.keys import RM_IDEAL, SECTION, SECTION_AS_TARGET
+from io_managers.artifacts import ArtifactError
 from io_managers.table_io_manager import Rows, TableIOManager, materialised
-from io_managers.tables import MissingPartition, TablePartition
+from io_managers.tables import DamagedPartition, MissingPartition, TablePartition
 from partitions import PAIRS
 from resources.compute.compute import Compute
 from resources.compute.interface import Needs
@@ -57,18 +58,19 @@ def rm_ideal(
     Weisfeiler-Lehman labels). Kept factored over distinct niches; reused where nothing that decides it has changed.
     """
     cache_key = _cache_key(config, section, section_as_target)
-    cached = _cached(tables, section, section_as_target, cache_key)
+    cached = _cached(context, tables, section, section_as_target, cache_key)
     if cached is not None:
         checks = [dg.AssetCheckResult(check_name=name, passed=True, metadata=_CACHED) for name in _CHECKED]
-        return materialised(cached, _CACHED | {"cache_key": cache_key}, checks)
-    result = compute.run(
+        yield materialised(cached, _CACHED | {"cache_key": cache_key}, checks)
+        return
+    result = yield from compute.run(
         context,
         "workloads.rm_ideal",
         inputs={"section": section, "section_as_target": section_as_target},
         params=config.model_dump() | {"cache_key": cache_key},
         needs=Needs(cpus=1, memory_gb=4),
     )
-    return materialised(result.rows, result.metadata, result.checks)
+    yield materialised(result.rows, result.metadata, result.checks)
 
 
 _CHECKED = ("agrees_with_pot", "in_unit_interval")
@@ -90,12 +92,22 @@ def _cache_key(config: RmIdealConfig, source: TablePartition, target: TableParti
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _cached(tables: TableIOManager, source: TablePartition, target: TablePartition, cache_key: str) -> Rows | None:
+def _cached(
+    context: dg.AssetExecutionContext,
+    tables: TableIOManager,
+    source: TablePartition,
+    target: TablePartition,
+    cache_key: str,
+) -> Rows | None:
+    """The published rows where nothing that decides them has changed; what fails a check is never published."""
     try:
         rows = tables.store.partition("rm_ideal", (source.partition, target.partition)).frame()
+        if rows["cache_key"][0] != cache_key:
+            return None
+        tables.artifacts.verified(rows["similarity_artifact"][0])
     except MissingPartition:
         return None
-    if rows["cache_key"][0] != cache_key:
+    except (DamagedPartition, ArtifactError) as damage:
+        context.log.warning(f"computed again, because what was published cannot be used: {damage}")
         return None
-    tables.artifacts.verified(rows["similarity_artifact"][0])
     return Rows(rows)

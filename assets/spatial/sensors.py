@@ -1,4 +1,4 @@
-"""Keeps the mirror dimension equal to `sections`, also when somebody adds a section key in the UI."""
+"""Mirrors into `target_sections` a section key that somebody added in the UI."""
 
 import dagster as dg
 

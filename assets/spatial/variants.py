@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -41,6 +43,12 @@ class EncoderVariant:
     seeds: tuple[int, ...] = (0,)
     max_refits: int = 3
     params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """Hash of everything that decides the fit: an entry that was edited is another encoder."""
+        decides = [self.method, sorted(self.cohort), list(self.seeds), self.max_refits, dict(self.params)]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def group(self) -> str:

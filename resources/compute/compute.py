@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,10 @@ class Compute(dg.ConfigurableResource):
         params: Mapping[str, Any] | None = None,
         needs: Needs = Needs(),  # noqa: B008 - immutable
         on_end: Callable[[Path], None] | None = None,
-    ) -> JobResult:
-        """Run `python -m <module>` on the inputs and wait for its result.
+    ) -> Generator[dg.AssetCheckResult, None, JobResult]:
+        """Run `python -m <module>` on the inputs and wait: ``result = yield from compute.run(...)`` in an asset.
+
+        A job that fails may have reported checks first; those are yielded, so that they show, before the failure.
 
         ``on_end`` is called with the job directory as soon as the job has ended, however it ended: it keeps what must
         not be lost with a failure.
@@ -107,6 +109,7 @@ class Compute(dg.ConfigurableResource):
         if on_end:
             on_end(files.path)
         if status.ending != Ending.SUCCEEDED:
+            yield from _checks(session)
             raise _failure(spec, status)
         return self._collect(spec, session, ArtifactStore(home.artifacts))
 
@@ -146,12 +149,15 @@ class Compute(dg.ConfigurableResource):
         if version is None or version.value != content_hash(frame):
             raise _failure(spec, Status(Ending.USER_ERROR, f"{files.result} is not what the job reported"))
         for path in sorted(files.artifacts.iterdir()):
-            if artifacts.put(path) != path.name:
+            if artifacts.take(path) != path.name:
                 raise _failure(spec, Status(Ending.USER_ERROR, f"{path} does not hold what its name says"))
-        checks = tuple(each for each in reported if isinstance(each, dg.AssetCheckResult))
         directory = dg.MetadataValue.path(str(spec.directory))
         metadata = {**(results[0].metadata or {}), "job": spec.key, "job_directory": directory}
-        return JobResult(Rows(frame, job_key=spec.key), metadata, checks, spec.directory)
+        return JobResult(Rows(frame, job_key=spec.key), metadata, _checks(session), spec.directory)
+
+
+def _checks(session: dg.PipesSession) -> tuple[dg.AssetCheckResult, ...]:
+    return tuple(each for each in session.get_reported_results() if isinstance(each, dg.AssetCheckResult))
 
 
 def _job_key(context: dg.AssetExecutionContext, module: str, extras: Mapping[str, Any]) -> str:
