@@ -1,0 +1,1 @@
+"""Policies: `base.py` is the interface, `registry.py` finds them, one module a policy."""

@@ -1,0 +1,110 @@
+"""What a policy is: it sees the observation of one episode at a time and answers with an action.
+
+Other packages add policies through the entry point group `tracebed.policies`, whose entries are `PolicySpec`s. Loading
+a spec must import nothing heavy: asset definitions are made from it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from science.robots.tasks.base import Observation, Task
+
+ACTION_TOLERANCE = 1e-6
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be used: unknown, without its checkpoint, or made for another task or observation."""
+
+
+class ActionError(ValueError):
+    """An action that no simulation may be given."""
+
+
+class Policy(ABC):
+    """A policy that is ready to act.
+
+    Attributes
+    ----------
+    observation : keys that it reads and their lengths; checked against the task before any episode.
+    action_dim : length of its actions.
+    """
+
+    observation: Mapping[str, int]
+    action_dim: int
+
+    @abstractmethod
+    def start(self, seed: int) -> None:
+        """Begin an episode: forget everything of the last one; all randomness comes from ``seed``."""
+
+    @abstractmethod
+    def act(self, observation: Observation) -> np.ndarray:
+        """The action ``[action_dim]`` float64 in [-1, 1] for one observation."""
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """How a policy is named and loaded.
+
+    Attributes
+    ----------
+    name : part of asset keys: lower-case letters, digits and `_`.
+    description : one sentence.
+    load : `module:function`; the function is called as ``function(task, checkpoint)`` with a `Task` and the `Path` of
+        a checkpoint (None for a policy that is not trained) and returns a `Policy`.
+    trained : whether there is a checkpoint asset behind it.
+    control : whether it stands in every table as a bound, not as a contestant.
+    version : raised whenever the policy's own code changes what it does.
+    """
+
+    name: str
+    description: str
+    load: str
+    trained: bool = False
+    control: bool = False
+    version: str = "1"
+
+    def make(self, task: Task, checkpoint: Path | None = None) -> Policy:
+        """Load the policy for a task and hold what it reads against what the task gives.
+
+        Raises
+        ------
+        PolicyError
+            For a missing checkpoint, or observation keys and lengths or an action that do not fit the task.
+        """
+        if self.trained and checkpoint is None:
+            raise PolicyError(f"policy {self.name!r} needs a checkpoint and was given none")
+        module, _, function = self.load.partition(":")
+        policy: Policy = getattr(import_module(module), function)(task, checkpoint)
+        reads = dict(policy.observation)
+        unfit = {key: length for key, length in reads.items() if task.observation.get(key) != length}
+        if unfit or policy.action_dim != task.action_dim:
+            raise PolicyError(
+                f"policy {self.name!r} does not fit task {task.key}: it reads {reads} and gives {policy.action_dim} "
+                f"actions; the task gives {dict(task.observation)} and takes {task.action_dim} actions"
+            )
+        return policy
+
+
+def checked_action(action: object, action_dim: int) -> np.ndarray:
+    """The action as float64 ``[action_dim]``, if a simulation may be given it.
+
+    Raises
+    ------
+    ActionError
+        For another size, NaN or infinity, or elements outside [-1, 1] (by more than 1e-6, which is clipped).
+    """
+    found = np.asarray(action, dtype=np.float64)
+    if found.shape != (action_dim,):
+        raise ActionError(f"the policy gave an action of shape {found.shape}, expected ({action_dim},)")
+    if not np.isfinite(found).all():
+        raise ActionError(f"the policy gave an action that is not finite: {found.tolist()}")
+    if np.abs(found).max() > 1 + ACTION_TOLERANCE:
+        raise ActionError(f"the policy gave an action outside [-1, 1]: {found.tolist()}")
+    return np.clip(found, -1.0, 1.0)
