@@ -46,12 +46,21 @@ class Home:
         return self.root / "downloads"
 
     @property
+    def training(self) -> Path:
+        return self.root / "training"
+
+    @property
+    def episodes(self) -> Path:
+        return self.root / "episodes"
+
+    @property
     def catalog(self) -> Path:
         return self.root / "platform.duckdb"
 
     def ensure(self) -> Home:
         """Create the folders, and give Dagster its configuration. Safe to call from many processes at once."""
-        for folder in (self.tables, self.artifacts, self.jobs, self.dagster, self.downloads):
+        folders = (self.tables, self.artifacts, self.jobs, self.dagster, self.downloads, self.training, self.episodes)
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         config = self.dagster / "dagster.yaml"
         if not config.exists():

@@ -1,4 +1,4 @@
-"""The partitions of the data: sections, and the sections again in the target role.
+"""The partitions of the data: sections, the sections again in the target role, and tasks.
 
 A directed pair is a partition of two dimensions, source x target. Dagster infers the edges of a pair only where its two
 dimensions have definitions of their own, hence the mirror `target_sections`. The commands change both together; a
@@ -13,6 +13,7 @@ import dagster as dg
 
 SECTIONS = dg.DynamicPartitionsDefinition(name="sections")
 TARGET_SECTIONS = dg.DynamicPartitionsDefinition(name="target_sections")
+TASKS = dg.DynamicPartitionsDefinition(name="tasks")
 PAIRS = dg.MultiPartitionsDefinition({"source": SECTIONS, "target": TARGET_SECTIONS})
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
@@ -56,3 +57,8 @@ def add_section_key(instance: dg.DagsterInstance, key: str) -> None:
 def section_keys(instance: dg.DagsterInstance) -> list[str]:
     """The sections that exist, sorted."""
     return sorted(instance.get_dynamic_partitions(SECTIONS.name or ""))
+
+
+def task_keys(instance: dg.DagsterInstance) -> list[str]:
+    """The tasks that were added, sorted; each is `<suite>.<task>`."""
+    return sorted(instance.get_dynamic_partitions(TASKS.name or ""))

@@ -1,0 +1,105 @@
+"""What a table schema is: columns with names, types, nullability, units and meaning.
+
+A frame that does not fit is refused with the difference. The tables themselves are in `spatial_tables.py`, `policy_tables.py` and `lineage_tables.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import polars as pl
+
+
+class SchemaError(ValueError):
+    """A frame that does not fit its table; the message lists every difference."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, meaning, unit ('' where there is none) and whether it may be null."""
+
+    name: str
+    dtype: pl.DataType
+    meaning: str
+    unit: str = ""
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """One table: what a row is, and its columns in order."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+
+    def empty(self) -> pl.DataFrame:
+        """A frame without rows in this schema, system columns included."""
+        return pl.DataFrame(schema={column.name: column.dtype for column in (*self.columns, *SYSTEM_COLUMNS)})
+
+    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The frame with its columns in the schema's order.
+
+        Raises
+        ------
+        SchemaError
+            Naming missing, unknown and wrongly typed columns, nulls where none may be, and NaN.
+        """
+        problems = list(self._differences(frame))
+        if problems:
+            raise SchemaError(
+                f"this frame does not fit table {self.name!r}:\n  - "
+                + "\n  - ".join(problems)
+                + f"\nNothing was written. `tracebed tables {self.name}` prints the schema."
+            )
+        return frame.select([column.name for column in self.columns])
+
+    def _differences(self, frame: pl.DataFrame) -> Iterable[str]:
+        expected = {column.name: column for column in self.columns}
+        for name in frame.columns:
+            if name not in expected:
+                yield f"column {name!r} ({frame.schema[name]}) is not in the schema"
+        for name, column in expected.items():
+            if name not in frame.columns:
+                yield f"column {name!r} ({column.dtype}) is missing"
+                continue
+            found = frame.get_column(name)
+            if found.dtype != column.dtype:
+                yield f"column {name!r} is {found.dtype}, expected {column.dtype}"
+                continue
+            if not column.nullable and found.null_count():
+                yield f"column {name!r} has {found.null_count()} nulls, expected none"
+            if found.dtype.is_float() and (bad := int((~found.drop_nulls().is_finite()).sum())):
+                yield f"column {name!r} has {bad} values that are NaN or infinite, expected finite numbers"
+
+
+def text(name: str, meaning: str, nullable: bool = False) -> Column:
+    """A column of strings."""
+    return Column(name, pl.String(), meaning, nullable=nullable)
+
+
+def integer(name: str, meaning: str, unit: str = "", nullable: bool = False) -> Column:
+    """A column of whole numbers."""
+    return Column(name, pl.Int64(), meaning, unit, nullable)
+
+
+def number(name: str, meaning: str, unit: str = "", nullable: bool = False) -> Column:
+    """A column of finite numbers."""
+    return Column(name, pl.Float64(), meaning, unit, nullable)
+
+
+def flag(name: str, meaning: str) -> Column:
+    """A column of yes and no."""
+    return Column(name, pl.Boolean(), meaning)
+
+
+def time(name: str, meaning: str) -> Column:
+    """A column of moments, UTC."""
+    return Column(name, pl.Datetime("us", "UTC"), meaning, "UTC")
+
+
+SYSTEM_COLUMNS = (
+    text("run_id", "Dagster run that published this row"),
+    text("data_version", "content hash of the partition that this row belongs to (these two columns left out)"),
+)
