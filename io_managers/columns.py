@@ -1,6 +1,7 @@
 """What a table schema is: columns with names, types, nullability, units and meaning.
 
-A frame that does not fit is refused with the difference. The tables themselves are in `spatial_tables.py`, `policy_tables.py` and `lineage_tables.py`.
+A frame that does not fit is refused with the difference. The tables themselves are in `spatial_tables.py`,
+`policy_tables.py` and `lineage_tables.py`.
 """
 
 from __future__ import annotations
