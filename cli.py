@@ -198,7 +198,11 @@ def demo(home: Home) -> None:
 @click.option("--port", default=3000, show_default=True)
 @click.pass_obj
 def ui(home: Home, port: int) -> None:
-    """Dagster's UI and daemon for this home, on 127.0.0.1."""
+    """Dagster's UI and daemon for this home, on 127.0.0.1, and its artifacts on the next port."""
+    from resources.artifact_server import PORT_VARIABLE, start_artifact_server
+
+    artifact_port = os.environ.setdefault(PORT_VARIABLE, str(port + 1))
+    click.echo(f"Artifacts (videos, checkpoints): {start_artifact_server(home.artifacts, int(artifact_port))}")
     os.chdir(ROOT)
     command = ["dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", str(ROOT / "workspace.yaml")]
     os.execvpe(str(Path(sys.executable).with_name("dagster")), command, home.environment())
