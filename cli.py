@@ -1,4 +1,4 @@
-"""The `tracebed` command: sections, tables, and the demonstration. The UI is `make ui`.
+"""The `tracebed` command: sections, tasks, checkpoints, tables, and the demonstration. The UI is `make ui`.
 
 Errors that a user can mend end in one message without a traceback and exit status 1.
 """
@@ -125,6 +125,95 @@ def section_remove(home: Home, key: str) -> None:
     click.echo(remove_section(home, key))
 
 
+@main.group(name="task", cls=_Group)
+def task_group() -> None:
+    """Robot tasks: partition keys `<suite>.<task>`."""
+
+
+@task_group.command(name="add")
+@click.argument("keys", nargs=-1, required=True)
+def task_add(keys: tuple[str, ...]) -> None:
+    """Add tasks, e.g. open.Lift."""
+    from task_study import add_tasks
+
+    with dagster_instance() as instance:
+        add_tasks(instance, keys)
+    click.echo(f"Next: `tracebed task fill {' '.join(keys)}`, or materialise it from the UI (`make ui`).")
+
+
+@task_group.command(name="list")
+@click.pass_obj
+def task_list(home: Home) -> None:
+    """Tasks that were added and that could be, and what is there of them."""
+    from task_study import list_tasks
+
+    _print(list_tasks(home))
+
+
+@task_group.command(name="fill")
+@click.argument("keys", nargs=-1, required=True)
+@click.option("--here", is_flag=True, help="Run in this process instead of handing a backfill to the daemon.")
+@click.option("--only", multiple=True, metavar="POLICY", help="Policies beside the controls; default: all.")
+@click.pass_obj
+def task_fill(home: Home, keys: tuple[str, ...], here: bool, only: tuple[str, ...]) -> None:
+    """Materialise everything that tasks need in ONE backfill. What was trained is never trained again."""
+    from task_study import fill_tasks_here, submit_tasks
+
+    if not here:
+        click.echo(submit_tasks(home, keys, only))
+    elif not fill_tasks_here(home, keys, only, click.echo):
+        sys.exit(1)
+
+
+@task_group.command(name="remove")
+@click.argument("key")
+def task_remove(key: str) -> None:
+    """Take KEY out of the partitions. What was published of it stays on disk and in the tables."""
+    from task_study import remove_task
+
+    with dagster_instance() as instance:
+        remove_task(instance, key)
+    click.echo(f"{key} is no longer a partition; what was published of it stays")
+
+
+@main.group(name="checkpoint", cls=_Group)
+def checkpoint_group() -> None:
+    """Checkpoints of policies."""
+
+
+@checkpoint_group.command(name="import")
+@click.argument("policy")
+@click.argument("task")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--trusted", is_flag=True, help="The file may run code while it is read. Only for files you made.")
+@click.pass_obj
+def checkpoint_import(home: Home, policy: str, task: str, path: Path, trusted: bool) -> None:
+    """Take in a checkpoint that was trained elsewhere: a file or a symlink, marked EXTERNAL."""
+    from task_study import import_checkpoint
+
+    if not import_checkpoint(home, policy, task, path, trusted, click.echo):
+        sys.exit(1)
+
+
+@main.group(name="train", cls=_Group)
+def train_group() -> None:
+    """Trainings."""
+
+
+@train_group.command(name="plan")
+@click.argument("policy")
+@click.argument("tasks", nargs=-1, required=True)
+@click.option("--intent", type=click.Choice(["fresh", "resume"]))
+@click.option("--step", type=int, help="The step that a resume expects.")
+@click.pass_obj
+def train_plan(home: Home, policy: str, tasks: tuple[str, ...], intent: str | None, step: int | None) -> None:
+    """What training POLICY on TASKS would do: fresh, resume, or refused and why. Nothing is started."""
+    from task_study import training_plan
+
+    for line in training_plan(home, policy, tasks, intent, step):
+        click.echo(line)
+
+
 @main.command()
 @click.argument("query")
 @click.option("--csv", is_flag=True, help="Print comma-separated values.")
@@ -187,10 +276,12 @@ def tables(home: Home, name: str | None) -> None:
 @main.command()
 @click.pass_obj
 def demo(home: Home) -> None:
-    """Simulate two sections of cortex, materialise the whole study, and print the benchmark."""
+    """Materialise a study of each stream, and print the benchmarks: two simulated sections, and the robot task Lift."""
     from study import run_demo
+    from task_study import run_task_demo
 
-    if not run_demo(home, click.echo):
+    succeeded = [run_demo(home, click.echo), run_task_demo(home, click.echo)]
+    if not all(succeeded):
         sys.exit(1)
 
 
@@ -206,6 +297,13 @@ def ui(home: Home, port: int) -> None:
     os.chdir(ROOT)
     command = ["dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", str(ROOT / "workspace.yaml")]
     os.execvpe(str(Path(sys.executable).with_name("dagster")), command, home.environment())
+
+
+def dagster_instance():
+    """Dagster's instance of this home."""
+    import dagster as dg
+
+    return dg.DagsterInstance.get()
 
 
 def _print(frame) -> None:

@@ -12,6 +12,13 @@ from typing import Any
 
 import dagster as dg
 
+from assets.policy.benchmark import build_benchmarks
+from assets.policy.checkpoint import build_checkpoint
+from assets.policy.demonstrations import demonstrations
+from assets.policy.diagnosis import build_diagnosis
+from assets.policy.rollouts import build_rollouts
+from assets.policy.success_rate import build_success_rate
+from assets.policy.videos import build_videos
 from assets.spatial.benchmark import build_benchmark
 from assets.spatial.encoders import build_encoder_assets
 from assets.spatial.niche_figure import build_niche_figure
@@ -24,6 +31,8 @@ from home import ROOT, Home
 from io_managers.catalog import ensure_catalog
 from io_managers.table_io_manager import TableIOManager
 from resources.compute.compute import Compute
+from science.robots.policies.base import PolicySpec
+from science.robots.policies.registry import policy_specs
 
 
 def encoders_file() -> Path:
@@ -48,6 +57,7 @@ def build_defs(*, home: Home | None = None, encoders: Path | None = None, **reso
         for variant in variants
         for asset in (*build_encoder_assets(variant), build_niche_query(variant), build_niche_figure(variant))
     ]
+    policies = tuple(policy_specs().values())
     return dg.Definitions(
         assets=[
             section,
@@ -56,6 +66,9 @@ def build_defs(*, home: Home | None = None, encoders: Path | None = None, **reso
             niche_query_controls,
             *per_variant,
             build_benchmark(variants),
+            demonstrations,
+            *(asset for policy in policies for asset in policy_assets(policy)),
+            *build_benchmarks(policies),
         ],
         sensors=[mirror_section_keys],
         resources={
@@ -64,6 +77,16 @@ def build_defs(*, home: Home | None = None, encoders: Path | None = None, **reso
             **resources,
         },
     )
+
+
+def policy_assets(policy: PolicySpec) -> list[dg.AssetsDefinition]:
+    """The assets of one policy: a checkpoint where it is trained, a diagnosis where it is no control."""
+    assets = [build_rollouts(policy), build_success_rate(policy), build_videos(policy)]
+    if policy.trained:
+        assets.append(build_checkpoint(policy))
+    if not policy.control:
+        assets.append(build_diagnosis(policy))
+    return assets
 
 
 defs = build_defs()

@@ -1,4 +1,4 @@
-"""Everything that sections need, in one action: which partitions that is, and two ways to materialise them.
+"""Everything that sections need, in one action: which partitions that is.
 
 `submit_backfill` hands ONE backfill to Dagster's daemon (it runs where the UI runs, and shows there); `fill_here` runs
 the same partitions one after the other in this process, which is what `make demo` does.
@@ -6,13 +6,7 @@ the same partitions one after the other in this process, which is what `make dem
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
 
 import dagster as dg
 import polars as pl
@@ -24,22 +18,13 @@ from defs import build_defs, encoders_file
 from home import Home
 from io_managers.table_io_manager import table_of
 from io_managers.tables import TableStore
+from materialise import Plan, PlanError, Say, require_daemon, run_here, submit
 from partitions import pair, section_keys
-
-if TYPE_CHECKING:
-    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
-
-Plan = Mapping[dg.AssetKey, Sequence[str | None]]
-Say = Callable[[str], object]
 
 DEMO_SECTIONS = {"demo_a": 1, "demo_b": 2}
 """Simulated sections of the demonstration, and the seeds they are simulated with."""
 
 _PARTNER_TABLES = ("section_as_target", "embedding_as_target")
-
-
-class PlanError(ValueError):
-    """Sections that cannot be filled in."""
 
 
 def plan(home: Home, instance: dg.DagsterInstance, keys: Sequence[str], only: Collection[str] = ()) -> Plan:
@@ -122,12 +107,9 @@ def submit_backfill(home: Home, keys: Sequence[str], only: Collection[str] = ())
     PlanError
         Also when no daemon runs on this home: nothing would ever start.
     """
-    from dagster._daemon.controller import get_daemon_statuses
-
     with dg.DagsterInstance.get() as instance:
         needed = plan(home, instance, keys, only)
-        if not get_daemon_statuses(instance, ["BACKFILL"])["BACKFILL"].healthy:
-            raise PlanError("no daemon runs on this home, so nothing would start: run `make ui`, or give --here")
+        require_daemon(instance)
         backfill_id = submit(instance, build_defs(home=home), needed, title=f"fill {', '.join(keys)}")
         notes = left_out(home, instance, keys, only)
     total = sum(len(each) for each in needed.values())
@@ -135,113 +117,13 @@ def submit_backfill(home: Home, keys: Sequence[str], only: Collection[str] = ())
     return "\n".join([*notes, said])
 
 
-def submit(instance: dg.DagsterInstance, definitions: dg.Definitions, needed: Plan, title: str) -> str:
-    """Store one asset backfill, which the daemon then runs; returns its id."""
-    from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
-    from dagster._core.definitions.events import AssetKeyPartitionKey
-    from dagster._core.execution.backfill import PartitionBackfill
-    from dagster._core.utils import make_new_backfill_id
-
-    wanted = {AssetKeyPartitionKey(key, partition) for key, each in needed.items() for partition in each}
-    backfill_id = make_new_backfill_id()
-    instance.add_backfill(
-        PartitionBackfill.from_asset_graph_subset(
-            backfill_id=backfill_id,
-            backfill_timestamp=time.time(),
-            tags={},
-            dynamic_partitions_store=instance,
-            asset_graph_subset=AssetGraphSubset.from_asset_partition_set(wanted, definitions.resolve_asset_graph()),
-            title=title[:80],
-            description=None,
-            run_config=None,
-        )
-    )
-    return backfill_id
-
-
 def fill_here(home: Home, keys: Sequence[str], only: Collection[str], say: Say) -> bool:
-    """Materialise everything that the sections need in this process; returns whether all of it succeeded.
-
-    A partition that fails stops what is made from it, and nothing else.
-    """
-    definitions = build_defs(home=home)
-    graph = definitions.resolve_asset_graph()
-    failed: dict[dg.AssetKey, set[str]] = defaultdict(set)
+    """Materialise everything that the sections need in this process; returns whether all of it succeeded."""
     with dg.DagsterInstance.get() as instance:
         needed = plan(home, instance, keys, only)
         for note in left_out(home, instance, keys, only):
             say(note)
-        total, done = sum(len(each) for each in needed.values()), 0
-        for key in [key for key in graph.toposorted_asset_keys if key in needed]:
-            for partition in needed[key]:
-                done += 1
-                label = f"[{done}/{total}] {key.to_user_string()}" + (f" [{partition}]" if partition else "")
-                if _built_on_failure(graph, key, partition, failed):
-                    failed[key].add(partition or "")
-                    say(f"{label}  skipped: what it is made from failed")
-                    continue
-                started = time.monotonic()
-                error = _materialise(definitions, instance, key, partition)
-                say(f"{label}  {f'FAILED: {error}' if error else f'{time.monotonic() - started:.1f} s'}")
-                if error:
-                    failed[key].add(partition or "")
-    return not failed
-
-
-def _built_on_failure(
-    graph: AssetGraph, key: dg.AssetKey, partition: str | None, failed: Mapping[dg.AssetKey, set[str]]
-) -> bool:
-    """Whether a partition that this one reads has failed. The benchmark takes what there is."""
-    if key == BENCHMARK:
-        return False
-    reads = {"", partition or "", *(partition or "").split("|")}
-    node = graph.get(key)
-    for parent in node.parent_keys:
-        mapping = node.partition_mappings.get(parent)
-        cohort = mapping.partition_keys if isinstance(mapping, dg.SpecificPartitionsPartitionMapping) else ()
-        if failed.get(parent, set()) & {*reads, *cohort}:
-            return True
-    return False
-
-
-def _materialise(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None
-) -> str | None:
-    """One run of one partition; returns the error's message, or None."""
-    job = definitions.resolve_implicit_global_asset_job_def()
-    with _quiet_console():
-        result = job.execute_in_process(
-            instance=instance,
-            asset_selection=[key],
-            partition_key=partition,
-            raise_on_error=False,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
-    if result.success:
-        return None
-    data = next((event.step_failure_data for event in result.all_events if event.is_step_failure), None)
-    if data is not None and data.user_failure_data and data.user_failure_data.description:
-        return data.user_failure_data.description
-    error = data.error if data is not None else None
-    while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
-        error = error.cause  # Dagster's own wrapper says only in which step it happened
-    return error.message.strip() if error is not None else "the run failed; see its log in the UI"
-
-
-@contextlib.contextmanager
-def _quiet_console() -> Iterator[None]:
-    """Keep a run's log off the terminal, and in the run: Dagster captures the descriptor, not `sys.stdout`."""
-    sys.stdout.flush()
-    terminal = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(terminal, 1)
-        os.close(terminal)
-        os.close(nowhere)
+        return run_here(home, instance, needed, say, takes_what_there_is={BENCHMARK})
 
 
 def run_demo(home: Home, say: Say) -> bool:

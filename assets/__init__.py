@@ -1,5 +1,5 @@
-"""Asset definitions, by subject. Nothing imports this package but `defs.py` and `study.py`; it imports no torch, scanpy
-or mujoco.
+"""Asset definitions, by subject. Nothing imports this package but `defs.py` and the studies; it imports no torch,
+scanpy or mujoco.
 """
 
 import warnings

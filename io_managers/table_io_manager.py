@@ -97,6 +97,18 @@ class TableIOManager(dg.ConfigurableIOManager):
 
         return Home(Path(self.home))
 
+    def own_partition(self, context: dg.AssetExecutionContext) -> TablePartition:
+        """What the running asset published before in the partition of this run.
+
+        Raises
+        ------
+        MissingPartition
+            When it never did.
+        """
+        name, variant = table_of(context.asset_key)
+        key = context.partition_key if context.has_partition_key else ""
+        return self.store.partition(name, (*variant, *partition_folders(key)))
+
     def load_input(self, context: dg.InputContext) -> TablePartition | dict[str, TablePartition]:
         """The reference of the upstream partition, or a dict of them where the input is annotated as one."""
         name, variant = table_of(context.asset_key)

@@ -20,6 +20,7 @@ from cli import main
 from defs import build_defs
 from home import ROOT, Home
 from io_managers.tables import MissingPartition, TableStore
+from materialise import PlanError, built_on_failure, materialise, submit
 from partitions import pair
 from registry import register_section
 from science.spatial.simulate import simulate_cortex
@@ -183,7 +184,7 @@ def test_an_edited_variant_is_fitted_again_and_its_old_encoder_refused(filled, t
     with dg.DagsterInstance.get() as instance:
         needed = study.plan(filled.home, instance, ["a"], ["smooth"])
         assert variant_key("encoder", "smooth") in needed
-        error = study._materialise(build_defs(home=filled.home), instance, variant_key("embedding", "smooth"), "a")
+        error = materialise(build_defs(home=filled.home), instance, variant_key("embedding", "smooth"), "a")
     assert error is not None and "encoders.toml changed" in error
 
 
@@ -202,7 +203,7 @@ def test_an_edited_variant_is_fitted_again_and_its_old_encoder_refused(filled, t
 def test_only_what_reads_a_failed_partition_is_skipped(lab, key, partition, failed, skipped):
     graph = build_defs(home=lab.home).resolve_asset_graph()
     lost = {dg.AssetKey(["spatial", *name.split("/")]): keys for name, keys in failed.items()}
-    assert study._built_on_failure(graph, dg.AssetKey(["spatial", *key]), partition, lost) is skipped
+    assert built_on_failure(graph, dg.AssetKey(["spatial", *key]), partition, lost) is skipped
 
 
 def test_the_log_of_a_job_is_in_its_run(filled):
@@ -212,11 +213,11 @@ def test_the_log_of_a_job_is_in_its_run(filled):
 
 def test_plans_that_cannot_work_are_refused(filled):
     with dg.DagsterInstance.get() as instance:
-        with pytest.raises(study.PlanError, match="no such sections: nowhere"):
+        with pytest.raises(PlanError, match="no such sections: nowhere"):
             study.plan(filled.home, instance, ["nowhere"])
-        with pytest.raises(study.PlanError, match="no such encoder variants: typo"):
+        with pytest.raises(PlanError, match="no such encoder variants: typo"):
             study.plan(filled.home, instance, ["a"], ["typo"])
-        with pytest.raises(study.PlanError, match="no daemon"):
+        with pytest.raises(PlanError, match="no daemon"):
             study.submit_backfill(filled.home, ["a"])
 
 
@@ -255,7 +256,7 @@ def test_a_source_that_changed_after_it_was_added_is_refused_by_name(lab, tmp_pa
     write_annotated(simulate_cortex("d", seed=5, n_rows=26, n_cols=20, n_genes=300), path)
     definitions = build_defs(home=lab.home)
     with dg.DagsterInstance.get() as instance:
-        error = study._materialise(definitions, instance, SECTION, "d")
+        error = materialise(definitions, instance, SECTION, "d")
     assert error is not None and "d.h5ad" in error and "--replace" in error
     assert not lab.has("section", "d")
     assert lab.cli("section", "remove", "d").exit_code == 0
@@ -269,9 +270,9 @@ def test_a_section_without_labels_is_embedded_and_rm_ideal_says_what_is_missing(
     assert "no labels" in filled.cli("section", "add", "unlabelled", str(path)).output
     definitions = build_defs(home=filled.home)
     with dg.DagsterInstance.get() as instance:
-        assert study._materialise(definitions, instance, SECTION, "unlabelled") is None
-        assert study._materialise(definitions, instance, variant_key("embedding", "smooth"), "unlabelled") is None
-        error = study._materialise(definitions, instance, RM_IDEAL, pair("unlabelled", "a"))
+        assert materialise(definitions, instance, SECTION, "unlabelled") is None
+        assert materialise(definitions, instance, variant_key("embedding", "smooth"), "unlabelled") is None
+        error = materialise(definitions, instance, RM_IDEAL, pair("unlabelled", "a"))
         assert study.plan(filled.home, instance, ["unlabelled"], ["smooth"])[RM_IDEAL] == []
         assert any("no labels" in note for note in study.left_out(filled.home, instance, ["unlabelled"]))
     assert error is not None and "unlabelled" in error and "--labels" in error
@@ -286,10 +287,10 @@ def test_a_reader_refuses_a_collapsed_embedding_that_got_published_all_the_same(
     filled.store.publish("embedding", ("smooth", "a"), zeros, asset=good.asset, partition="a", run_id="by hand")
     scores = filled.store.partition("niche_query", ("smooth", "a", "b"))
     with dg.DagsterInstance.get() as instance:
-        error = study._materialise(definitions, instance, query, pair("a", "b"))
+        error = materialise(definitions, instance, query, pair("a", "b"))
         assert error is not None and "section a at seed 0 is not valid" in error
         assert filled.store.partition("niche_query", ("smooth", "a", "b")) == scores
-        assert study._materialise(definitions, instance, embedding, "a") is None
+        assert materialise(definitions, instance, embedding, "a") is None
         assert filled.store.partition("embedding", ("smooth", "a")).data_version == good.data_version
 
 
@@ -320,13 +321,13 @@ def test_in_a_real_backfill_a_lost_embedding_stops_its_pairs_and_nothing_else(fi
             (RM_IDEAL, pairs[2]),
             (variant_key("encoder", "loses_c"), None),
         ]:
-            assert study._materialise(definitions, instance, key, partition) is None
+            assert materialise(definitions, instance, key, partition) is None
         needed = {
             variant_key("embedding", "loses_c"): ["a", "b", "c"],
             variant_key("embedding_as_target", "loses_c"): ["a", "b", "c"],
             variant_key("niche_query", "loses_c"): pairs,
         }
-        backfill_id = study.submit(instance, definitions, needed, "one section never recovers")
+        backfill_id = submit(instance, definitions, needed, "one section never recovers")
         _run_daemon_until_done(lab, instance, backfill_id)
         order = [
             (record.asset_materialization.asset_key.path[1], record.timestamp)

@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 from dagster_pipes import PipesContext, open_dagster_pipes
 
+from home import Home
 from io_managers.artifacts import ArtifactStore
 from io_managers.content import content_hash, file_hash
 from io_managers.tables import TablePartition
@@ -30,7 +31,8 @@ class Job:
         self._pipes = pipes
         self.directory = Path(pipes.get_extra("directory"))
         self.params: Mapping[str, Any] = pipes.get_extra("params")
-        self._store = ArtifactStore(Path(pipes.get_extra("artifacts")))
+        self.home = Home(Path(pipes.get_extra("home")))
+        self._store = ArtifactStore(self.home.artifacts)
         self._last_progress = 0.0
 
     def input(self, name: str) -> TablePartition:

@@ -84,7 +84,7 @@ class Compute(dg.ConfigurableResource):
         extras = {
             "inputs": {name: _described(each) for name, each in inputs.items()},
             "params": dict(params or {}),
-            "artifacts": str(home.artifacts),
+            "home": str(home.root),
         }
         key = _job_key(context, module, extras)
         files = JobDirectory(home.jobs / key)

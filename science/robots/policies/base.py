@@ -59,6 +59,7 @@ class PolicySpec:
     load : `module:function`; the function is called as ``function(task, checkpoint)`` with a `Task` and the `Path` of
         a checkpoint (None for a policy that is not trained) and returns a `Policy`.
     trained : whether there is a checkpoint asset behind it.
+    train : module of the workload that trains it; None where checkpoints are only imported.
     control : whether it stands in every table as a bound, not as a contestant.
     version : raised whenever the policy's own code changes what it does.
     """
@@ -67,6 +68,7 @@ class PolicySpec:
     description: str
     load: str
     trained: bool = False
+    train: str | None = None
     control: bool = False
     version: str = "1"
 

@@ -1,0 +1,112 @@
+"""Rollouts of one policy: episodes of the task on evaluation seeds, unperturbed and perturbed."""
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from assets.policy.keys import policy_key
+from assets.policy.tasks import task_of
+from io_managers.table_io_manager import Rows, TableIOManager, materialised
+from io_managers.tables import MissingPartition, TablePartition
+from partitions import TASKS
+from provenance.lineage import Input
+from resources.compute.compute import Compute
+from resources.compute.interface import Needs
+from science.robots.policies.base import PolicySpec
+
+ARMS = ["control", "drop", "shift", "push", "freeze"]
+
+ROLLOUT_CHECKS = {
+    "few_errors": "no episode raised; errors are in no rate, and more than 10 % of them fail this check",
+    "expert_succeeds": "the scripted expert solves some of the same seeds through the very same evaluator",
+    "not_solved_at_reset": "no episode began with the task already solved",
+}
+
+
+class RolloutConfig(dg.Config):
+    """Which episodes are run."""
+
+    n: int = Field(20, ge=1, description="seeds an arm")
+    first_seed: int = Field(0, ge=0, description="first evaluation seed")
+    arms: list[str] = Field(ARMS, description="control, and the perturbations that are paired with it")
+    step: int | None = Field(None, description="evaluate this kept step instead of the chosen checkpoint")
+    workers: int | None = Field(None, ge=1, description="worker processes; default: one a core")
+    time_limit_s: float = Field(300.0, gt=0, description="an episode that takes longer is an error")
+    engine: str | None = Field(None, description="robosuite or exact; default: the fastest verified for the task")
+    expert_seeds: int = Field(3, ge=0, description="seeds that the scripted expert runs through the same evaluator")
+    retry_errors: bool = Field(False, description="run episodes again that ended in an error")
+
+
+def build_rollouts(policy: PolicySpec) -> dg.AssetsDefinition:
+    """The asset `policy/rollouts/<policy>`."""
+    key = policy_key("rollouts", policy.name)
+    source = {"checkpoint": dg.AssetIn(policy_key("checkpoint", policy.name))} if policy.trained else {}
+
+    @dg.asset(
+        key=key,
+        partitions_def=TASKS,
+        ins=source,
+        io_manager_key="tables",
+        group_name="policy",
+        kinds={"mujoco", "parquet"},
+        code_version=f"1-{policy.version}",
+        description=(
+            f"Episodes of `{policy.name}` on one task: {policy.description} One row a seed and arm, with outcome, "
+            "stage and hashes. Episodes that were run before are kept and not run again; other checkpoints' rows stay."
+        ),
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=key, description=text)
+            for name, text in ROLLOUT_CHECKS.items()
+            if name != "expert_succeeds" or not policy.control
+        ],
+    )
+    def rollouts(
+        context: dg.AssetExecutionContext,
+        config: RolloutConfig,
+        compute: Compute,
+        tables: dg.ResourceParam[TableIOManager],
+        **inputs: TablePartition,
+    ):
+        task = task_of(context)
+        result = yield from compute.run(
+            context,
+            "workloads.rollouts",
+            inputs=inputs,
+            params={
+                "task": task.key,
+                "policy": policy.name,
+                "expert_seeds": 0 if policy.control or not task.has_expert else config.expert_seeds,
+                **config.model_dump(exclude={"expert_seeds"}),
+            },
+            needs=Needs(cpus=config.workers or 2, memory_gb=6, environment=task.environment),
+        )
+        rows = with_earlier_rollouts(context, tables, result.rows)
+        yield materialised(rows, result.metadata | {"rows_of_all_evaluations": rows.frame.height}, result.checks)
+
+    return rollouts
+
+
+def with_earlier_rollouts(context: dg.AssetExecutionContext, tables: TableIOManager, new: Rows) -> Rows:
+    """New rows, and after them the published ones of episodes that the new rows do not hold."""
+    return with_earlier(context, tables, new, ["evaluation", "arm", "seed"])
+
+
+def with_earlier(
+    context: dg.AssetExecutionContext, tables: TableIOManager, new: Rows, identity: list[str], **changed: Any
+) -> Rows:
+    """New rows, and after them what this partition published before of another ``identity``; nothing is overwritten.
+
+    ``changed`` sets columns of the earlier rows (`chosen=False`).
+    """
+    try:
+        earlier = tables.own_partition(context)
+    except MissingPartition:
+        return new
+    kept = earlier.frame().join(new.frame.select(identity), on=identity, how="anti", nulls_equal=True)
+    kept = kept.with_columns(**{name: pl.lit(value) for name, value in changed.items()})
+    if kept.is_empty():
+        return new
+    frame = pl.concat([new.frame.select(kept.columns), kept])
+    return Rows(frame, [*new.files, Input.of(earlier)], new.job_key)
