@@ -25,7 +25,7 @@ from io_managers.tables import TableStore
 
 FRESH, RESUME = "fresh", "resume"
 _CHECKPOINT = re.compile(r"step-(\d+)\.pth")
-_EXTENDS = ("steps",)  # a resume may ask for more of these
+_FREE = ("steps", "checkpoint_every", "selection_n")  # what a resume may change: it decides no weight before that step
 
 
 class IntentRefused(ValueError):
@@ -168,7 +168,7 @@ def _resume(
     attempt = holders[-1]
     differ = {
         name: (attempt.settings.get(name), settings.get(name))
-        for name in sorted({*attempt.settings, *settings} - set(_EXTENDS))
+        for name in sorted({*attempt.settings, *settings} - set(_FREE))
         if attempt.settings.get(name) != settings.get(name)
     }
     if differ:

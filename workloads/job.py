@@ -63,6 +63,12 @@ class Job:
         shutil.move(path, self.directory / "artifacts" / name)
         return name
 
+    def keep_copy(self, path: Path) -> str:
+        """Hand a copy of a file over as an artifact; the file itself stays. Returns the artifact's name."""
+        name = file_hash(path) + path.suffix
+        shutil.copyfile(path, self.directory / "artifacts" / name)
+        return name
+
     def check(
         self, name: str, passed: bool, metadata: Mapping[str, Any] | None = None, *, blocking: bool = True
     ) -> None:

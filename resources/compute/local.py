@@ -23,6 +23,23 @@ from resources.compute.job_directory import JobDirectory
 _GRACE_S = 5.0
 
 
+def interpreter(environment: str) -> str:
+    """The Python of an environment: `$TRACEBED_PYTHON_<ENVIRONMENT>` where it is set, else the platform's own.
+
+    Raises
+    ------
+    ValueError
+        When the variable names something that cannot be run.
+    """
+    name = f"TRACEBED_PYTHON_{environment.upper()}"
+    path = os.environ.get(name)
+    if path is None:
+        return sys.executable
+    if not os.access(path, os.X_OK):
+        raise ValueError(f"{name} is {path!r}, which cannot be run; set it to the Python of environment {environment}")
+    return path
+
+
 class LocalBackend:
     """Runs jobs as processes of this host."""
 
@@ -34,7 +51,7 @@ class LocalBackend:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = files.read_handle()
             if known is None:
-                files.prepare(spec, [sys.executable, "-m", spec.module], ROOT)
+                files.prepare(spec, [interpreter(spec.needs.environment), "-m", spec.module], ROOT)
                 known = {"process": _start(files.script)}
                 files.write_handle(known)
         return Handle(spec.key, spec.directory, known["process"])
