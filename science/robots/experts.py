@@ -30,6 +30,13 @@ ROTATION_GAIN = 2.0
 OPEN, CLOSE = -1.0, 1.0
 
 TABLE_TOP_Z_M = 0.8
+BASE_XY_M = np.array([-0.56, 0.0])
+"""Where the robot stands, before a table of 0.8 m."""
+UPRIGHT_REACH_M = 0.68
+TILT_PER_M = 4.0
+MOST_TILT_RAD = 0.4
+"""Up to this reach the hand points straight down; beyond it tilts outwards, up to this much."""
+
 WIDE_OPEN_M = 0.070
 """Distance of the fingers from which a cube of 0.04 m passes freely (fully open: 0.08)."""
 CLOSED_ON_CUBE_M = (0.030, 0.0465)
@@ -99,6 +106,11 @@ def rotation_matrix(quaternion_xyzw: np.ndarray) -> np.ndarray:
     )
 
 
+def raised(position: np.ndarray, height_m: float) -> np.ndarray:
+    """The point ``[3]`` that is ``height_m`` above a position."""
+    return np.array([position[0], position[1], position[2] + height_m])
+
+
 def quarter_turn(angle: float) -> float:
     """The angle modulo a quarter turn, in [-pi/4, pi/4)."""
     return float((angle + np.pi / 4) % (np.pi / 2) - np.pi / 4)
@@ -140,6 +152,17 @@ def stands_on(upper: Cube, lower: Cube) -> bool:
     return bool(np.linalg.norm(apart[:2]) < STANDING_XY_M and abs(apart[2] - height) < STANDING_Z_M)
 
 
+def hand_direction(position: np.ndarray) -> np.ndarray:
+    """Where the hand points at a position of the gripper: down, and outwards near the end of the arm's reach.
+
+    Pointing straight down there would stretch the arm beyond its elbow's singularity, from where it does not come back.
+    """
+    outwards = position[:2] - BASE_XY_M
+    reach = float(np.linalg.norm(outwards))
+    tilt = np.clip(TILT_PER_M * (reach - UPRIGHT_REACH_M), 0.0, MOST_TILT_RAD)
+    return np.array([*(np.sin(tilt) * outwards / max(reach, 1e-6)), -np.cos(tilt)])
+
+
 def grasp_turn(gripper: Gripper, cube: Cube, obstacles: Sequence[Cube]) -> float:
     """The turn to a side of the cube whose fingers and hand stay clear of the obstacles, in rad.
 
@@ -175,7 +198,7 @@ def grasp(gripper: Gripper, cube: Cube, obstacles: Sequence[Cube], clear_z_m: fl
     height = min(APPROACH_HEIGHT_M, funnel)
     if gripper.width_m < WIDE_OPEN_M:
         height = APPROACH_HEIGHT_M
-    goal = cube.position + [0.0, 0.0, height]
+    goal = raised(cube.position, height)
     if sideways > 0.03:
         goal[2] = max(goal[2], clear_z_m)
     displacement = goal - gripper.position
@@ -186,7 +209,7 @@ def grasp(gripper: Gripper, cube: Cube, obstacles: Sequence[Cube], clear_z_m: fl
 
 def carry(cube: Cube, onto: Cube) -> Command:
     """Bring the held cube up, over the other one and down onto it."""
-    goal = onto.position + [0.0, 0.0, cube.half_extent_m + onto.half_extent_m]
+    goal = raised(onto.position, cube.half_extent_m + onto.half_extent_m)
     apart = goal - cube.position
     sideways = float(np.linalg.norm(apart[:2]))
     apart[2] += min(CARRY_HEIGHT_M, 3.0 * max(0.0, sideways - 0.006))
@@ -226,10 +249,11 @@ class Expert(Policy):
     def act(self, observation: Observation) -> np.ndarray:
         gripper = see_gripper(observation)
         command = self.decide(gripper, observation)
-        tilt = np.cross(gripper.axes[:, 2], [0.0, 0.0, -1.0])  # the turn that points the hand straight down
+        turn = np.cross(gripper.axes[:, 2], hand_direction(gripper.position))
+        turn[2] += command.turn
         action = np.empty(7)
         action[:3] = POSITION_GAIN * command.displacement
-        action[3:6] = ROTATION_GAIN * (tilt + [0.0, 0.0, command.turn])
+        action[3:6] = ROTATION_GAIN * turn
         action[:6] = np.clip(action[:6], -1.0, 1.0)
         if self.noise > 0:
             action[:6] += self.noise * self._generator.standard_normal(6)
