@@ -128,6 +128,10 @@ class Simulation(ABC):
         """Name of the object that is to be moved now, for the perturbations below."""
 
     @abstractmethod
+    def objects(self) -> tuple[str, ...]:
+        """Names of the objects that can be moved."""
+
+    @abstractmethod
     def object_position(self, name: str) -> np.ndarray:
         """World position of an object's body, ``[3]`` m."""
 

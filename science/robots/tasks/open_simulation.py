@@ -240,6 +240,9 @@ class RobosuiteSimulation(Simulation):
             controller.new_update = True
         self._pushed = False
 
+    def objects(self) -> tuple[str, ...]:
+        return tuple(self._bodies)
+
     def object_position(self, name: str) -> np.ndarray:
         return np.array(self.mujoco_data.xpos[self._known(name)])
 
