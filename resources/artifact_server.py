@@ -153,10 +153,11 @@ class ArtifactServer(ThreadingTCPServer):
                 os.close(folder)
         except OSError as error:  # a link, a missing file, a folder that may not be read: none of them is shown
             raise FileNotFoundError(name) from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise FileNotFoundError(name)
         with os.fdopen(descriptor, "rb") as stream:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise FileNotFoundError(name)
             known = (name, status.st_ino, status.st_size, status.st_mtime_ns)
             if known not in self._whole:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
