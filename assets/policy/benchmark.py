@@ -140,10 +140,10 @@ def paired_rows(episodes: pl.DataFrame) -> tuple[list[dict], list[str]]:
                     "n_shared": test.n_shared,
                     "only_a": test.only_a,
                     "only_b": test.only_b,
-                    "difference": test.difference,
-                    "ci_low": test.interval.low,
-                    "ci_high": test.interval.high,
-                    "p": test.p_value,
+                    "difference": test.difference.value,
+                    "ci_low": test.difference.low,
+                    "ci_high": test.difference.high,
+                    "p": test.p,
                     "n_to_separate": n_to_separate(*rates),
                 }
             )

@@ -1,5 +1,7 @@
 """Demonstrations of a task: recorded from its scripted expert, or imported from a file."""
 
+from pathlib import Path
+
 import dagster as dg
 from pydantic import Field
 
@@ -58,5 +60,5 @@ def demonstrations(context: dg.AssetExecutionContext, config: DemonstrationsConf
         },
         needs=Needs(cpus=1, memory_gb=4, environment=task.environment),
     )
-    files = [Input("file", config.source, file_hash(config.source), None, config.source)] if config.source else []
+    files = [Input("file", config.source, file_hash(Path(config.source)), None, config.source)] if config.source else []
     yield materialised(Rows(result.rows.frame, files, result.rows.job_key), result.metadata, result.checks)

@@ -83,7 +83,7 @@ def build_rollouts(policy: PolicySpec) -> dg.AssetsDefinition:
             needs=Needs(cpus=config.workers or 2, memory_gb=6, environment=task.environment),
         )
         rows = with_earlier_rollouts(context, tables, result.rows)
-        yield materialised(rows, result.metadata | {"rows_of_all_evaluations": rows.frame.height}, result.checks)
+        yield materialised(rows, {**result.metadata, "rows_of_all_evaluations": rows.frame.height}, result.checks)
 
     return rollouts
 

@@ -1,5 +1,7 @@
 """Success rates with intervals, recovery, and paired differences: computed from rollouts, in the run itself."""
 
+from collections.abc import Hashable
+
 import dagster as dg
 import polars as pl
 
@@ -103,37 +105,41 @@ def _rate(episodes: pl.DataFrame, control: pl.DataFrame | None) -> dict:
         "successes": successes,
         "errors": counts.get("error", 0),
         "solved_at_reset": counts.get("solved_at_reset", 0),
-        "rate": successes / n if n else None,
+        "rate": interval.value,
         "ci_low": interval.low,
         "ci_high": interval.high,
         "mean_steps": episodes.filter(pl.col("outcome") == "success")["steps"].mean(),
     }
     if first["arm"] == CONTROL_ARM:
         return row
-    row |= _recovery(episodes, n)
+    row |= _recovery(episodes)
     if control is not None and (set(solved(episodes)) & set(solved(control))):
         paired = mcnemar(solved(episodes), solved(control))
-        row |= {"paired_difference": paired.difference, "paired_p": paired.p_value}
+        row |= {"paired_difference": paired.difference.value, "paired_p": paired.p}
     return row
 
 
-def _recovery(episodes: pl.DataFrame, n: int) -> dict:
-    from science.robots.statistics import wilson
+def _recovery(episodes: pl.DataFrame) -> dict:
+    from science.robots.statistics import recovery
 
-    fired = episodes.filter(pl.col("fired") & pl.col("outcome").is_in(["success", "failure"]))
-    recovered = fired.filter(pl.col("outcome") == "success")
-    interval = wilson(len(recovered), len(fired))
+    ended = episodes.filter(pl.col("outcome").is_in(["success", "failure"]))
+    found = recovery(
+        ended["fired"].to_list(),
+        (ended["outcome"] == "success").to_list(),
+        ended["fired_step"].to_list(),
+        ended["success_step"].to_list(),
+    )
     return {
-        "fired": len(fired),
-        "fire_rate": len(fired) / n if n else None,
-        "recovery_rate": len(recovered) / len(fired) if len(fired) else None,
-        "recovery_ci_low": interval.low,
-        "recovery_ci_high": interval.high,
-        "steps_to_recover": recovered["recovery_steps"].median(),
+        "fired": found.fired,
+        "fire_rate": found.fire_rate.value,
+        "recovery_rate": found.recovery_rate.value,
+        "recovery_ci_low": found.recovery_rate.low,
+        "recovery_ci_high": found.recovery_rate.high,
+        "steps_to_recover": found.steps_to_recover,
     }
 
 
-def solved(episodes: pl.DataFrame) -> dict[int, bool]:
+def solved(episodes: pl.DataFrame) -> dict[Hashable, bool]:
     """Seed -> solved, of the episodes that ended in success or failure."""
     ended = episodes.filter(pl.col("outcome").is_in(["success", "failure"]))
     return {seed: outcome == "success" for seed, outcome in ended.select("seed", "outcome").iter_rows()}

@@ -1,0 +1,110 @@
+"""Rates, recovery and pairs, as the assets compute them from rows of rollouts."""
+
+import polars as pl
+import pytest
+
+from assets.policy.benchmark import board_markdown, paired_rows, pairs_markdown
+from assets.policy.success_rate import chosen_evaluation, rates, rates_markdown
+from io_managers.schemas import table
+
+
+def episodes(
+    policy="bc_rnn", evaluation="e1", arm="control", outcomes="sssf", checkpoint="c1", suite="open", **columns
+):
+    """Rows of rollouts: one letter an outcome (s, f, e, r), seeds from 0."""
+    names = {"s": "success", "f": "failure", "e": "error", "r": "solved_at_reset"}
+    rows = []
+    for seed, letter in enumerate(outcomes):
+        fired = arm != "control" and columns.get("fired", True)
+        row = {
+            "suite": suite,
+            "task": "Lift",
+            "policy": policy,
+            "checkpoint_hash": checkpoint,
+            "step": 100 if checkpoint else None,
+            "evaluation": evaluation,
+            "seed": seed,
+            "arm": arm,
+            "outcome": names[letter],
+            "stage": names[letter],
+            "steps": 40 + seed,
+            "wall_s": 0.1,
+            "success_step": 40 + seed if letter == "s" else None,
+            "fired": fired,
+            "fired_step": 20 if fired else None,
+            "recovery_steps": 20 + seed if fired and letter == "s" else None,
+            "initial_state_hash": f"i{seed}",
+            "trajectory_hash": f"t{seed}",
+            "environment_hash": "env",
+            "engine": "robosuite",
+            "error": None,
+            "episode_artifact": None,
+        }
+        rows.append(row)
+    return pl.DataFrame(rows, schema={column.name: column.dtype for column in table("rollouts").columns})
+
+
+def test_errors_and_episodes_solved_at_reset_are_in_no_rate():
+    frame = rates(episodes(outcomes="sssfeer"), "e1", control=False)
+    row = frame.row(0, named=True)
+    assert (row["n"], row["successes"], row["errors"], row["solved_at_reset"]) == (4, 3, 2, 1)
+    assert row["rate"] == 0.75 and row["ci_low"] < 0.75 < row["ci_high"]
+    table("success_rate").conform(frame)
+
+
+def test_recovery_counts_only_what_fired():
+    perturbed = episodes(arm="drop", outcomes="ssff")
+    quiet = episodes(arm="drop", outcomes="ssssss", fired=False).filter(pl.col("seed") > 3)
+    control = episodes(outcomes="ssssss")
+    row = (
+        rates(pl.concat([control, perturbed, quiet]), "e1", control=False)
+        .filter(pl.col("arm") == "drop")
+        .row(0, named=True)
+    )
+    assert (row["n"], row["fired"], row["recovery_rate"]) == (6, 4, 0.5)
+    assert row["paired_difference"] == pytest.approx(-2 / 6)
+    assert row["steps_to_recover"] == 20.5
+
+
+def test_a_rate_of_nothing_is_null_with_the_whole_interval():
+    row = rates(episodes(outcomes="ee"), "e1", control=False).row(0, named=True)
+    assert (row["n"], row["rate"], row["ci_low"], row["ci_high"]) == (0, None, 0.0, 1.0)
+
+
+def test_the_chosen_evaluation_is_that_of_the_chosen_checkpoint():
+    both = pl.concat([episodes(evaluation="new", checkpoint="c2"), episodes(evaluation="old", checkpoint="c1")])
+    checkpoints = pl.DataFrame({"checkpoint_hash": ["c1", "c2"], "chosen": [True, False]})
+    assert chosen_evaluation(both, checkpoints) == "old"
+    assert chosen_evaluation(both, pl.DataFrame({"checkpoint_hash": ["c3"], "chosen": [True]})) is None
+    frame = rates(both, "old", control=False)
+    assert dict(frame.select("evaluation", "chosen").iter_rows()) == {"old": True, "new": False}
+    assert "(chosen)" in rates_markdown(frame)
+
+
+def test_two_policies_are_compared_on_shared_seeds_of_one_suite_only():
+    every = pl.concat(
+        [
+            episodes("bc_rnn", outcomes="ssss"),
+            episodes("random", evaluation="e2", outcomes="ffff", checkpoint=None),
+            episodes("scripted", evaluation="e3", outcomes="ssss", checkpoint=None, suite="mimicgen"),
+        ]
+    )
+    rows, unshared = paired_rows(every)
+    assert [(row["suite"], row["policy_a"], row["policy_b"]) for row in rows] == [("open", "bc_rnn", "random")]
+    assert rows[0]["difference"] == 1.0 and rows[0]["only_a"] == 4 and not unshared
+    assert rows[0]["n_to_separate"] >= 6
+    schema = {column.name: column.dtype for column in table("benchmark_policy_pairs").columns}
+    assert "bc_rnn - random" in pairs_markdown(pl.DataFrame(rows, schema=schema))
+
+
+def test_policies_without_a_shared_seed_are_named():
+    other = episodes("random", evaluation="e2", outcomes="ff").with_columns(seed=pl.col("seed") + 100)
+    rows, unshared = paired_rows(pl.concat([episodes(), other]))
+    assert not rows and unshared == ["open.Lift: bc_rnn and random"]
+
+
+def test_the_leaderboard_shows_recovery_beside_the_rate():
+    frame = rates(pl.concat([episodes(), episodes(arm="drop", outcomes="ssff")]), "e1", control=False)
+    board = frame.select([column.name for column in table("benchmark_policy").columns])
+    text = board_markdown(board)
+    assert "3/4 = 0.75" in text and "drop 0.50" in text
