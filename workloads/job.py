@@ -53,7 +53,10 @@ class Job:
         if 0.0 < fraction < 1.0 and now - self._last_progress < _PROGRESS_INTERVAL_S:
             return
         self._last_progress = now
-        line = f"{100 * fraction:3.0f} %  {message}"
+        self.say(f"{100 * fraction:3.0f} %  {message}")
+
+    def say(self, line: str) -> None:
+        """Show a line in the logs of job and run."""
         print(line, flush=True)
         self._pipes.log.info(line)
 

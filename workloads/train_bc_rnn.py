@@ -112,7 +112,7 @@ class _Run:
         ended = [outcome for outcome in outcomes if outcome in ("success", "failure")]
         self.selected[step] = (ended.count("success"), len(ended))
         self._record({"step": step, "selection_successes": ended.count("success"), "selection_n": len(ended)})
-        self.job.progress(0.0, f"step {step}: {ended.count('success')} of {len(ended)} selection episodes solved")
+        self.job.say(f"step {step}: {ended.count('success')} of {len(ended)} selection episodes solved")
 
     def _record(self, point: dict[str, Any]) -> None:
         self.curve.append(point)
