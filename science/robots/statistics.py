@@ -186,9 +186,9 @@ def n_to_separate(
 ) -> int | None:
     """Shared seeds after which the exact McNemar test tells two policies with these rates apart, the better one ahead.
 
-    The number of Connor (1987, Biometrics 43:207), raised until the exact test itself has the power (its unconditional
-    power, over all numbers of discordant seeds: Duffy 1984, Biometrics 40:1005). Rates that were measured make it an
-    estimate: it inherits their uncertainty.
+    From the number of Connor (1987, Biometrics 43:207) up or down to where the exact test itself just has the power
+    (unconditional, over all numbers of discordant seeds: Duffy 1984, Biometrics 40:1005). Computed from rates that were
+    measured, it is an estimate that inherits their uncertainty.
 
     Parameters
     ----------
@@ -224,6 +224,8 @@ def n_to_separate(
     n = math.ceil(((z_alpha * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - gap * gap))) / gap) ** 2)
     while n < _LARGEST_EXACT_N and mcnemar_power(n, gap, share, alpha) < power:
         n += 1
+    while n < _LARGEST_EXACT_N and mcnemar_power(n - 1, gap, share, alpha) >= power:
+        n -= 1
     return n
 
 
