@@ -25,7 +25,6 @@ from resources.artifact_server import (
     ArtifactServerError,
     artifact_url,
     byte_range,
-    start_artifact_server,
 )
 
 BYTES = bytes(range(256)) * 40
@@ -310,8 +309,3 @@ def test_links_follow_the_environment_and_only_name_what_is_served(monkeypatch):
     for other in (f"{'ab' * 32}.svg", "../x.mp4", "x.mp4"):
         with pytest.raises(ValueError, match="expected <sha256>"):
             artifact_url(other)
-
-
-def test_a_started_server_says_where_it_is(store):
-    port = free_port()
-    assert start_artifact_server(store.root, port) == f"http://127.0.0.1:{port}"

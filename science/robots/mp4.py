@@ -80,9 +80,11 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
     if len(shape) != 3 or shape[2] != 3 or shape[0] % 2 or shape[1] % 2 or first.dtype != np.uint8:
         raise VideoError(f"found frames {shape} {first.dtype}, expected [height, width, 3] uint8 with even sizes")
     with tempfile.TemporaryFile() as said:
-        encoder = subprocess.Popen(
-            _encode_command(path, shape, fps), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
-        )
+        command = _encode_command(path, shape, fps)
+        try:
+            encoder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said)
+        except OSError as error:
+            raise VideoError(f"cannot run ffmpeg: {error}; $IMAGEIO_FFMPEG_EXE or imageio-ffmpeg names it") from error
         assert encoder.stdin is not None
         n_frames = 0
         try:

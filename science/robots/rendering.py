@@ -155,8 +155,7 @@ def _gl_context(gl: GlChoice, width: int, height: int) -> Any:
 class SceneRenderer:
     """Draws what cameras of compiled models see; use it in a `with`, or close it.
 
-    Fast on a CPU because it has no multisampling and no reflections, and draws what is to be seen, not the collision
-    geometry (group 0). The model itself is not changed: a copy is drawn.
+    Fast on a CPU because it has no multisampling and no reflections. The model itself is not changed: a copy is drawn.
     """
 
     def __init__(self, width: int, height: int, gl: GlChoice) -> None:
@@ -211,7 +210,8 @@ class SceneRenderer:
             raise RenderingError(f"found camera {camera or ' or '.join(CAMERAS)!r}, expected one of {cameras}")
         view, option = mujoco.MjvCamera(), mujoco.MjvOption()
         view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, cameras.index(camera)
-        option.geomgroup[0] = 0
+        # robosuite's convention: what collides is in group 0, what is seen in group 1.
+        option.geomgroup[0] = not (self._model.geom_group == 1).any()
         self._context.make_current()
         mujoco.mjv_updateScene(self._model, data, option, None, view, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
         picture = mujoco.MjrRect(0, 0, self.width, self.height)
