@@ -83,13 +83,13 @@ def import_checkpoint(home: Home, policy: str, task: str, path: Path, trusted: b
     Raises
     ------
     PlanError, TaskError
-        For a policy that is not trained, or a task that does not exist.
-    FileNotFoundError
-        For a path that leads nowhere.
+        For a policy that is not trained, a task that does not exist, or a path that leads to no file.
     """
     if policy not in (trained := [spec.name for spec in policy_specs().values() if spec.trained]):
         raise PlanError(f"found policy {policy!r}, expected one that has checkpoints: {', '.join(trained)}")
-    resolved = path.expanduser().resolve(strict=True)
+    resolved = path.expanduser().resolve()
+    if not resolved.is_file():
+        raise PlanError(f"found no file at {resolved} (given as {path}), expected a checkpoint")
     key = policy_key("checkpoint", policy)
     with dg.DagsterInstance.get() as instance:
         add_tasks(instance, [task])

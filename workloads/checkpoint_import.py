@@ -10,7 +10,8 @@ import polars as pl
 
 from io_managers.content import file_hash
 from io_managers.schemas import table
-from science.robots.bc_rnn.checkpoint import inspect_checkpoint, rewrite_as_plain_data
+from science.robots.bc_rnn.checkpoint import inspect_checkpoint
+from science.robots.bc_rnn.trusted import rewrite_as_plain_data
 from science.robots.policies.registry import find_policy
 from science.robots.tasks.registry import find_task
 from workloads.job import open_job

@@ -92,7 +92,7 @@ def build_checkpoint(policy: PolicySpec) -> dg.AssetsDefinition:
                 on_end=lambda _: _keep_attempt(context, tables, attempt),
             )
             new = result.rows
-        rows = with_earlier(context, tables, new, ["checkpoint_hash"], chosen=False)
+        rows = with_earlier(context, tables, new, ["checkpoint_hash", "attempt"], chosen=False)
         yield materialised(rows, result.metadata, result.checks)
 
     return checkpoint
