@@ -5,8 +5,8 @@
 CPU milliseconds a frame of whole episodes of Stack, one camera, reset included, after one episode of warm-up; every row
 is a process of its own. The camera environments are stock robosuite (`has_offscreen_renderer`, `use_camera_obs`), with
 its default reset, which loads the model anew, and with the cheap one; they draw with the model's multisampling and
-reflections, replay without. Replay renders what a rollout without cameras
-stored; the rollout itself stands in a row of its own, so that both ways to a video can be added up.
+reflections, replay without. Replay renders what a rollout without cameras stored; the rollout itself stands in a row of
+its own, so that both ways to a video can be added up.
 """
 
 from __future__ import annotations
