@@ -152,6 +152,16 @@ def test_the_same_training_writes_the_same_bytes(demonstrations, run, tmp_path):
     assert not torch.equal(*(next(iter(weights(r.checkpoints[20]).values())) for r in (run, other)))
 
 
+def test_evaluating_a_checkpoint_while_training_changes_no_byte_of_the_next(demonstrations, run, tmp_path):
+    def evaluate(step, path):
+        policy = load(LIFT, path)
+        policy.start(step)
+        policy.act(observation())
+
+    again = train(SMALL, demonstrations, LIFT, tmp_path, on_checkpoint=evaluate)
+    assert again.checkpoints[40].read_bytes() == run.checkpoints[40].read_bytes()
+
+
 def test_the_loss_falls(run):
     assert np.mean(run.losses[-5:]) < np.mean(run.losses[:5]) - 1
 

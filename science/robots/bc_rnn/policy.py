@@ -155,7 +155,7 @@ def _algorithm(content: Mapping[str, Any], where: str) -> Any:
     config = config_factory("bc", dic=json.loads(content["config"]))
     config.lock()
     try:
-        with quiet():
+        with quiet(), torch.random.fork_rng(devices=[]):  # initial weights are drawn: not from a running training's
             obs_utils.initialize_obs_utils_with_config(config)
             algo = algo_factory(
                 "bc",
