@@ -20,7 +20,7 @@ from PIL import Image
 import resources.artifact_server as artifact_server
 from io_managers.artifacts import ArtifactStore
 from resources.artifact_server import ArtifactServer
-from science.robots.captions import Caption, captioned
+from science.robots.captions import BAR_PX, Caption, captioned
 from science.robots.mp4 import write_mp4
 
 CHROMIUM = shutil.which("chromium")
@@ -144,7 +144,7 @@ def test_a_browser_plays_the_video_from_another_origin_and_seeks_by_ranges(serve
         found = told.get(timeout=60)
     assert "error" not in found
     assert found["played"] > 0.5 and found["duration"] == pytest.approx(N_FRAMES / FPS, abs=0.1)
-    assert (found["width"], found["height"]) == (SIZE, SIZE + 72)
+    assert (found["width"], found["height"]) == (SIZE, SIZE + BAR_PX)
     assert found["sought"] == pytest.approx(found["duration"] - 0.2, abs=0.06)
     assert {code for _, code in requests} <= {200, 206}
     starts = {int(asked.removeprefix("bytes=").split("-")[0]) for asked, code in requests if code == 206}

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from PIL import ImageFont
+    from PIL import ImageDraw, ImageFont
 
-BAR_PX = 72
+BAR_PX = 94
 POSTER_WIDTH_PX = 1080
 _MARGIN_PX = 8
+_INSET_PX = 6
 _LINE_PX = 22
 _FONT_PX = 16
 _GAP_PX = 6
@@ -35,7 +36,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Caption:
-    """Two lines of text, and marks on the third line: words on a coloured ground, from left to right."""
+    """Up to three lines of text, and marks on a line below: words on a coloured ground, from left to right."""
 
     lines: tuple[str, ...]
     marks: tuple[tuple[str, Colour], ...] = ()
@@ -81,19 +82,19 @@ def episode_captions(
     def at(step: int) -> Caption:
         in_order = int(np.cumprod(reached[step]).sum())
         stage_now = f"{milestone_names[in_order - 1]} ({in_order} of {reached.shape[1]})" if in_order else "none yet"
-        marks = [(f"reached: {stage_now}", _BAR)]
+        marks = []
         if fired_step is not None and step >= fired_step:
             marks.append((f"FIRED at {fired_step}", AMBER))
         if step == last:
             marks.append((ending, GREEN if solved else RED))
-        clock = f"step {step} of {last}   {step / control_hz:.2f} s"
-        return Caption((title, f"seed {seed}   {arm}   {clock}"), tuple(marks))
+        who = f"seed {seed}   {arm}   {step / control_hz:.2f} s"
+        return Caption((title, who, f"step {step} of {last}   reached: {stage_now}"), tuple(marks))
 
     return at
 
 
 def captioned(frame: np.ndarray, caption: Caption) -> np.ndarray:
-    """The frame ``[height, width, 3]`` with a caption above it, ``[height + 72, width, 3]``."""
+    """The frame ``[height, width, 3]`` with a caption above it, ``[height + 94, width, 3]``."""
     from PIL import Image, ImageDraw
 
     height, width = frame.shape[:2]
@@ -101,21 +102,21 @@ def captioned(frame: np.ndarray, caption: Caption) -> np.ndarray:
     sheet.paste(Image.fromarray(frame), (0, BAR_PX))
     draw = ImageDraw.Draw(sheet)
     for index, line in enumerate(caption.lines):
-        draw.text((_MARGIN_PX, 3 + index * _LINE_PX), line, fill=_TEXT, font=_fitting(line, width))
-    _draw_marks(draw, caption.marks, 4 + len(caption.lines) * _LINE_PX, width)
+        font = _fitting(line, width - 2 * _MARGIN_PX)
+        draw.text((_MARGIN_PX, 14 + index * _LINE_PX), line, fill=_TEXT, font=font, anchor="lm")
+    _draw_marks(draw, caption.marks, 3 + len(caption.lines) * _LINE_PX, width)
     return np.asarray(sheet)
 
 
-def _draw_marks(draw, marks: Sequence[tuple[str, Colour]], top: int, width: int) -> None:
-    font = _fitting("    ".join(text for text, _ in marks), width)
-    left = _MARGIN_PX
+def _draw_marks(draw: ImageDraw.ImageDraw, marks: Sequence[tuple[str, Colour]], top: int, width: int) -> None:
+    around = len(marks) * (2 * _INSET_PX + _MARGIN_PX) + _MARGIN_PX
+    font = _fitting("".join(text for text, _ in marks), width - around)
+    left = float(_MARGIN_PX)
     for text, ground in marks:
-        length = draw.textlength(text, font=font)
-        inset = 0 if ground == _BAR else 6
-        if inset:
-            draw.rounded_rectangle((left, top, left + length + 2 * inset, top + _LINE_PX - 2), radius=4, fill=ground)
-        draw.text((left + inset, top), text, fill=_TEXT if not inset else _BAR, font=font)
-        left += int(length) + 2 * inset + _MARGIN_PX
+        right = left + font.getlength(text) + 2 * _INSET_PX
+        draw.rounded_rectangle((left, top, right, top + _LINE_PX - 2), radius=4, fill=ground)
+        draw.text((left + _INSET_PX, top + _LINE_PX / 2 - 1), text, fill=_BAR, font=font, anchor="lm")
+        left = right + _MARGIN_PX
 
 
 @cache
@@ -125,11 +126,10 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size_px)
 
 
-def _fitting(text: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font at its usual size, or smaller where the text would be wider than the picture."""
+def _fitting(text: str, room_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font at its usual size, or smaller where the text would need more room than there is."""
     length = _font(_FONT_PX).getlength(text)
-    room = width - 3 * _MARGIN_PX
-    return _font(_FONT_PX if length <= room else max(int(_FONT_PX * room / length), 8))
+    return _font(_FONT_PX if length <= room_px else max(int(_FONT_PX * room_px / length), 6))
 
 
 def contact_sheet(frames: Sequence[np.ndarray]) -> bytes:

@@ -66,7 +66,7 @@ def render_episode(
 ) -> Iterator[np.ndarray]:
     """Draw the states ``[T+1, n_state]`` of a seed's episode, in the order of `shown_steps`.
 
-    Yields ``[height, width, 3]`` uint8 RGB, 72 pixels higher where there are captions.
+    Yields ``[height, width, 3]`` uint8 RGB, 94 pixels higher where there are captions.
 
     Raises
     ------
