@@ -28,7 +28,7 @@ CONTROL = "control"
 """The unperturbed arm."""
 
 CODE_VERSION = "1"
-"""Raised whenever a trigger or an effect changes what it does; the numbers in `ARMS` are part of `version` themselves."""
+"""Raised whenever a trigger or an effect changes what it does; numbers in `ARMS` are part of `version` themselves."""
 
 NEAR_M = 0.06
 RAISED_M = 0.005

@@ -101,7 +101,8 @@ class Episode:
             When a field or an array is missing.
         """
         names = [each.name for each in fields(cls) if each.name not in ARRAYS]
-        return cls(**{name: record[name] for name in names}, **{name: arrays[name] for name in ARRAYS})
+        given: dict[str, Any] = {name: record[name] for name in names} | {name: arrays[name] for name in ARRAYS}
+        return cls(**given)
 
 
 def run_episode(
@@ -166,7 +167,7 @@ def last_stage(names: Sequence[str], milestones: np.ndarray, holding: bool) -> s
     `timeout` where every milestone was reached; `dropped` where the object of the first that was not reached was
     grasped or lifted, and at the end is neither held nor aligned; else ``no_<first milestone not reached>``.
     """
-    ever = milestones.any(axis=0)
+    ever = np.asarray(milestones.any(axis=0))
     if ever.all():
         return TIMEOUT
     first = names[int(ever.argmin())]

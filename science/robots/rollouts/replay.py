@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from science.robots.perturbations import Perturbation, find_perturbation
 from science.robots.rollouts.episode import Episode
 from science.robots.tasks.base import Simulation
