@@ -44,10 +44,10 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 def _make(name: str, engine: str) -> Simulation:
     logging.getLogger("robosuite_logs").addFilter(_is_error)
-    from science.robots.tasks.open_simulation import RobosuiteSimulation
+    from science.robots.tasks.open_simulation import OpenSimulation
 
     environment, arguments = _ENVIRONMENTS[name]
-    return RobosuiteSimulation(SUITE.tasks[name], environment, arguments, engine)
+    return OpenSimulation(SUITE.tasks[name], environment, arguments, engine)
 
 
 def _task(name: str, horizon_steps: int, object_length: int, milestones: tuple[str, ...], expert: str) -> Task:
