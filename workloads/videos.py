@@ -112,7 +112,7 @@ def _video(job: Job, simulation: Any, renderer: SceneRenderer, row: dict[str, An
         "video_artifact": name,
         "poster_artifact": job.keep(poster),
         "frames": video.info.frames,
-        "fps": float(simulation.task.control_hz),
+        "fps": video.info.fps,
         "gl_backend": video.gl.backend,
         "gl_renderer": video.gl.renderer,
     }

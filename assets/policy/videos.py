@@ -19,7 +19,7 @@ class VideoConfig(dg.Config):
     video_min_rate: float = Field(0.5, ge=0, le=1, description="successes are shown from this rate on, with n >= 20")
     failures: int = Field(2, ge=0, description="failed episodes")
     successes: int = Field(1, ge=0, description="successful episodes")
-    size: int = Field(256, ge=64, le=1024, multiple_of=16, description="width and height of the picture, pixels")
+    size: int = Field(384, ge=64, le=1024, multiple_of=16, description="width and height of the picture, pixels")
     camera: str | None = Field(None, description="camera of the model; default: agentview, or frontview")
     gl: str | None = Field(None, description="egl or osmesa; default: egl, and an error where there is none")
 

@@ -1,0 +1,116 @@
+"""Rolls a policy out on the seeds that are missing, in warm worker processes, and reports every episode."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from io_managers.schemas import table
+from science.robots.policies.registry import find_policy
+from science.robots.rollouts.episode import ERROR, SOLVED_AT_RESET, SUCCESS, Episode
+from science.robots.rollouts.pool import RolloutRequest
+from science.robots.rollouts.store import EpisodeStore, Evaluation, evaluate
+from science.robots.seeds import EVALUATION, take
+from science.robots.tasks.registry import find_task, require_available
+from workloads.job import Job, open_job
+from workloads.policy_inputs import chosen_checkpoint
+
+MAX_ERROR_SHARE = 0.1
+
+
+def main() -> None:
+    """Run the job."""
+    with open_job() as job:
+        task = find_task(job.params["task"])
+        require_available(task)
+        spec = find_policy(job.params["policy"])
+        checkpoint = chosen_checkpoint(job, job.params["step"]) if spec.trained else None
+        request = RolloutRequest(
+            task=task.key,
+            policy=spec.name,
+            checkpoint=checkpoint.path if checkpoint else None,
+            engine=job.params["engine"],
+        )
+        seeds = take(EVALUATION, job.params["n"], job.params["first_seed"])
+        episodes = evaluate_all(job, request, seeds, job.params["arms"])
+        evaluation = Evaluation.of(request)
+        store = EpisodeStore(job.home.episodes)
+        constants = {
+            "suite": task.suite,
+            "task": task.name,
+            "policy": spec.name,
+            "checkpoint_hash": evaluation.checkpoint_hash,
+            "step": checkpoint.row["step"] if checkpoint else None,
+            "evaluation": evaluation.id,
+            "environment_hash": evaluation.environment_hash,
+        }
+        names = [column.name for column in table("rollouts").columns]
+        rows = [
+            {
+                **{name: value for name, value in episode.record().items() if name in names},
+                **constants,
+                "episode_artifact": job.keep_copy(store.path(evaluation, episode.seed, episode.arm)),
+            }
+            for episode in episodes
+        ]
+        _check(job, episodes)
+        if job.params["expert_seeds"]:
+            _check_expert(job, task.key, seeds[: job.params["expert_seeds"]])
+        schema = {column.name: column.dtype for column in table("rollouts").columns}
+        job.publish(pl.DataFrame(rows, schema=schema), _metadata(episodes, evaluation))
+
+
+def evaluate_all(job: Job, request: RolloutRequest, seeds: Sequence[int], arms: Sequence[str]) -> list[Episode]:
+    """Run what is missing of an evaluation in the store of this home; progress shows in the run."""
+
+    def progress(done: int, wanted: int, episode: Episode) -> None:
+        what = f"{request.policy}, seed {episode.seed}, {episode.arm}: {episode.outcome}"
+        job.progress(done / wanted, f"{what} ({episode.stage}) after {episode.steps} steps")
+
+    return evaluate(
+        EpisodeStore(job.home.episodes),
+        request,
+        seeds,
+        arms,
+        workers=min(job.params.get("workers") or len(os.sched_getaffinity(0)), max(1, len(seeds) * len(arms))),
+        on_progress=progress,
+        time_limit_s=job.params.get("time_limit_s", 300.0),
+        retry_errors=job.params.get("retry_errors", False),
+    )
+
+
+def _check(job: Job, episodes: Sequence[Episode]) -> None:
+    errors = [f"seed {each.seed} {each.arm}: {each.error}" for each in episodes if each.outcome == ERROR]
+    solved = [each.seed for each in episodes if each.outcome == SOLVED_AT_RESET]
+    job.check(
+        "few_errors", len(errors) <= MAX_ERROR_SHARE * len(episodes), {"errors": len(errors), "first": errors[:5]}
+    )
+    job.check("not_solved_at_reset", not solved, {"seeds": solved[:20]}, blocking=False)
+
+
+def _check_expert(job: Job, task: str, seeds: Sequence[int]) -> None:
+    """The scripted expert on some of the same seeds, through the very same evaluator."""
+    request = RolloutRequest(task=task, policy="scripted", engine=job.params["engine"])
+    outcomes = [each.outcome for each in evaluate_all(job, request, seeds, ["control"])]
+    job.check("expert_succeeds", SUCCESS in outcomes, {"successes": outcomes.count(SUCCESS), "n": len(outcomes)})
+
+
+def _metadata(episodes: Sequence[Episode], evaluation: Evaluation) -> dict[str, Any]:
+    lines = ["| arm | outcome | stage | episodes |", "|---|---|---|---:|"]
+    counts = Counter((each.arm, each.outcome, each.stage) for each in episodes)
+    lines += [f"| {arm} | {outcome} | {stage} | {n} |" for (arm, outcome, stage), n in sorted(counts.items())]
+    return {
+        "outcomes": {"raw_value": "\n".join(lines), "type": "md"},
+        "episodes": len(episodes),
+        "errors": sum(each.outcome == ERROR for each in episodes),
+        "evaluation": evaluation.id,
+        "engine": ", ".join(sorted({each.engine for each in episodes})),
+    }
+
+
+if __name__ == "__main__":
+    main()
