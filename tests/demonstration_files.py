@@ -40,6 +40,7 @@ def demonstration(seed: int, length: int = 20) -> Demonstration:
         seed=seed,
         states=rng.standard_normal((length, 32)),
         actions=actions,
+        executed_actions=actions,
         observations=observations,
         next_observations={key: values[1:] for key, values in walk.items()},
         rewards=np.r_[np.zeros(length - 1), 1.0],

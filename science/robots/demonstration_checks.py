@@ -249,7 +249,7 @@ def _checked_demonstration(demo: Any, where: str, task: Task) -> dict[str, int]:
         raise DemonstrationError(
             f"found num_samples {samples} in {where}, expected its number of actions, {len(actions)}"
         )
-    for key in ("rewards", "dones", "states"):
+    for key in ("rewards", "dones", "states", "executed_actions"):
         if key in demo and len(_finite(demo[key], f"{where}/{key}")) != len(actions):
             raise DemonstrationError(f"found {len(demo[key])} {key} in {where}, expected one an action, {len(actions)}")
     observed = _observation(demo["obs"], len(actions), f"{where}/obs", task)

@@ -27,7 +27,7 @@ from science.robots.tasks.base import Task
 ROBOSUITE_NAMES = {"object-state": "object"}
 """robosuite's observation names that robomimic renames."""
 
-_ARRAYS = ("actions", "dones", "rewards", "states")
+_ARRAYS = ("actions", "executed_actions", "dones", "rewards", "states")
 _OBSERVATIONS = ("obs", "next_obs")
 
 

@@ -4,8 +4,8 @@ Recording may disturb the expert: the action that is executed is the expert's pl
 recorded is the expert's own for the state in which the disturbance left it (DART: Laskey et al., Noise Injection for
 Robust Imitation Learning, CoRL 2017). A policy cloned from undisturbed demonstrations never sees a way back.
 
-The file is what robomimic's `SequenceDataset` reads: `data/demo_i/{actions, states, rewards, dones, obs/*, next_obs/*}`
-with the attributes num_samples, model_file and (ours) seed; on `data` total, env_args and (ours, JSON) tracebed;
+The file is what robomimic's `SequenceDataset` reads: `data/demo_i/{actions, states, rewards, dones, obs/*, next_obs/*}`,
+where labels are not what was executed also (ours) executed_actions, with the attributes num_samples, model_file and (ours) seed; on `data` total, env_args and (ours, JSON) tracebed;
 `mask/train` and `mask/valid`. The same content gives the same bytes, so a file's SHA-256 is its data version.
 """
 
@@ -49,6 +49,7 @@ class Demonstration:
     seed : of the episode.
     states : ``[T, n_state]`` full physics state before each action.
     actions : ``[T, action_dim]`` in [-1, 1], the labels to be cloned.
+    executed_actions : ``[T, action_dim]``, what led from state to state; equal to ``actions`` without noise.
     observations, next_observations : key -> ``[T, k]``, before and after each action.
     rewards : ``[T]`` 1 where the task is solved after the action, else 0.
     dones : ``[T]`` 1 at the last step, else 0.
@@ -58,6 +59,7 @@ class Demonstration:
     seed: int
     states: np.ndarray
     actions: np.ndarray
+    executed_actions: np.ndarray
     observations: Mapping[str, np.ndarray]
     next_observations: Mapping[str, np.ndarray]
     rewards: np.ndarray
@@ -178,6 +180,7 @@ def _episode(
     model_xml = simulation.model_xml()
     states: list[np.ndarray] = []
     actions: list[np.ndarray] = []
+    executed_actions: list[np.ndarray] = []
     seen: list[dict[str, np.ndarray]] = [_copied(observation, task.observation)]
     rewards: list[float] = []
     left = None
@@ -188,6 +191,7 @@ def _episode(
         executed = np.clip(executed, -1.0, 1.0)
         states.append(np.array(simulation.state(), dtype=np.float64))
         actions.append(clean if action_label == CLEAN else executed)
+        executed_actions.append(executed)
         observation = simulation.step(executed)
         seen.append(_copied(observation, task.observation))
         rewards.append(float(simulation.success()))
@@ -205,6 +209,7 @@ def _episode(
         seed=seed,
         states=np.stack(states),
         actions=np.stack(actions),
+        executed_actions=np.stack(executed_actions),
         observations={key: np.stack([step[key] for step in seen[:-1]]) for key in task.observation},
         next_observations={key: np.stack([step[key] for step in seen[1:]]) for key in task.observation},
         rewards=np.array(rewards),
@@ -290,6 +295,8 @@ def _write_one(group: Any, demonstration: Demonstration) -> None:
         **{f"next_obs/{key}": values for key, values in demonstration.next_observations.items()},
         **{f"obs/{key}": values for key, values in demonstration.observations.items()},
     }
+    if not np.array_equal(demonstration.actions, demonstration.executed_actions):
+        arrays["executed_actions"] = demonstration.executed_actions
     for key in sorted(arrays):
         group.create_dataset(key, data=np.asarray(arrays[key], dtype=np.float64), track_times=False)
     group.attrs["num_samples"] = len(demonstration.actions)
@@ -329,6 +336,7 @@ def read_demonstrations(path: Path, mask: str | None = None) -> Iterator[Demonst
                 seed=int(demo.attrs.get("seed", -1)),
                 states=demo["states"][()] if "states" in demo else empty,
                 actions=demo["actions"][()],
+                executed_actions=demo["executed_actions" if "executed_actions" in demo else "actions"][()],
                 observations={key: demo["obs"][key][()] for key in demo["obs"]},
                 next_observations={key: demo["next_obs"][key][()] for key in demo.get("next_obs", {})},
                 rewards=demo["rewards"][()] if "rewards" in demo else empty,

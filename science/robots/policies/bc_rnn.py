@@ -10,4 +10,5 @@ SPEC = PolicySpec(
     load="science.robots.bc_rnn.policy:load",
     trained=True,
     train="workloads.train_bc_rnn",
+    facts="science.robots.bc_rnn.facts:facts",
 )
