@@ -164,18 +164,16 @@ def last_stage(names: Sequence[str], milestones: np.ndarray, holding: bool) -> s
 
     Returns
     -------
-    `timeout` where every milestone was reached; `dropped` where the object of the first that was not reached was
-    grasped or lifted, and at the end is neither held nor aligned; else ``no_<first milestone not reached>``.
+    ``no_<first milestone not reached>``, but `dropped` where that one's object was grasped or lifted and at the end is
+    neither held nor aligned. Where every milestone was reached: `timeout`, but `dropped` where the last object is not
+    to be released and yet is not held.
     """
     ever = np.asarray(milestones.any(axis=0))
-    if ever.all():
-        return TIMEOUT
-    first = names[int(ever.argmin())]
-    of_object = {
-        name.partition("_")[0]: index
-        for index, name in enumerate(names)
-        if name.partition("_")[2] == first.partition("_")[2]
-    }
+    first = None if ever.all() else names[int(ever.argmin())]
+    which = (first or names[-1]).partition("_")[2]
+    of_object = {name.partition("_")[0]: index for index, name in enumerate(names) if name.partition("_")[2] == which}
+    if first is None:
+        return TIMEOUT if holding or "release" in of_object else DROPPED
     had = any(ever[of_object[kind]] for kind in ("grasp", "lift") if kind in of_object)
     aligned = "align" in of_object and bool(milestones[-1, of_object["align"]])
     return DROPPED if had and not holding and not aligned else f"no_{first}"
