@@ -16,16 +16,10 @@ import numpy as np
 from science.robots.engine import EngineError
 from science.robots.engine.arm import Arm
 from science.robots.engine.fingers import Fingers
+from science.robots.engine.observed import OBJECT_MODALITY, PROPRIOCEPTION, switch_off_others
 from science.robots.engine.sampling_clock import SamplingClock
 from science.robots.engine.self_check import require_equal_torques
-from science.robots.engine.supported import (
-    ARM,
-    GRIPPER,
-    OBJECT_MODALITY,
-    PROPRIOCEPTION,
-    require_supported,
-    require_supported_episode,
-)
+from science.robots.engine.supported import ARM, GRIPPER, require_supported, require_supported_episode
 
 OBJECT = f"{OBJECT_MODALITY}-state"
 
@@ -34,7 +28,8 @@ class ExactEngine:
     """Steps a robosuite environment of one Panda under OSC_POSE in place of ``env.step``.
 
     The physics state stays in ``env.sim``: external forces and edits of positions (followed by ``sim.forward()``) made
-    between steps act as they do under robosuite, and ``env.step`` may be mixed with `step`.
+    between steps act as they do under robosuite, and ``env.step`` may be mixed with `step`. Observables that no step
+    returns (joint angles and the like) are switched off in the environment.
     """
 
     def __init__(self, env: Any) -> None:
@@ -47,9 +42,10 @@ class ExactEngine:
             robosuite's own controller in random states on this machine.
         """
         require_supported(env)
+        require_equal_torques(env)
+        switch_off_others(env)
         self._env = env
         self._bind()
-        require_equal_torques(env)
 
     def _bind(self) -> None:
         """Take hold of the simulation and controllers, which a reset replaces."""

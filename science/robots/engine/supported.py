@@ -21,13 +21,12 @@ from robosuite.utils import control_utils
 from robosuite.utils.binding_utils import MjSim
 
 from science.robots.engine import EngineError
+from science.robots.engine.observed import OBJECT_MODALITY, PROPRIOCEPTION
 from science.robots.engine.sampling_clock import SamplingClock
 
 ROBOSUITE_VERSION = "1.5.2"
 CONTROL_HZ = 20
 TIMESTEP_S = 0.002
-PROPRIOCEPTION = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
-OBJECT_MODALITY = "object"
 ARM, GRIPPER = "right", "right_gripper"
 
 _STEP = {
