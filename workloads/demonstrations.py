@@ -18,6 +18,7 @@ from science.robots.demonstrations import Attempt, record_demonstrations, write_
 from science.robots.seeds import DEMONSTRATION
 from science.robots.statistics import wilson
 from science.robots.tasks.base import Task
+from science.robots.tasks.engines import make_simulation
 from science.robots.tasks.registry import environment_hash, find_task, require_available
 from workloads.job import Job, open_job
 
@@ -72,7 +73,7 @@ def _record(job: Job, task: Task, dataset: Path, settings: Mapping[str, Any]) ->
         kept = sum(each.kept for each in attempts)
         job.progress(min(0.99, kept / n), f"{kept} of {len(attempts)} episodes of the expert succeeded")
 
-    simulation = task.make(task.engines[0])
+    simulation = make_simulation(task)
     try:
         recording = record_demonstrations(
             simulation,

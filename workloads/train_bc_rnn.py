@@ -21,6 +21,7 @@ from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import run_episode
 from science.robots.seeds import SELECTION, take
 from science.robots.tasks.base import Task
+from science.robots.tasks.engines import make_simulation
 from science.robots.tasks.registry import find_task, require_available
 from science.robots.training_figure import training_figure
 from workloads.job import Job, open_job
@@ -80,7 +81,7 @@ class _Run:
         """Train to the end, or until SIGTERM: then the step is finished, saved, and nothing is lost."""
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stop", True))
         dataset = self.job.artifact(self.job.input("demonstrations").frame()["dataset_artifact"][0])
-        self._simulation = self.task.make(self.task.engines[0]) if self.selection_seeds else None
+        self._simulation = make_simulation(self.task) if self.selection_seeds else None
         try:
             return train(
                 self.config,

@@ -25,6 +25,7 @@ from science.robots.policies.base import Policy
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import run_episode
 from science.robots.tasks.base import Simulation
+from science.robots.tasks.engines import make_simulation
 from science.robots.tasks.registry import find_task, require_available
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def build_simulation(request: RolloutRequest) -> Simulation:
         return make(request)
     task = find_task(request.task)
     require_available(task)
-    return task.make(request.engine or task.engines[0])
+    return make_simulation(task, request.engine)
 
 
 class _Bench:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from science.robots.tasks.base import ROBOSUITE, Simulation, Suite, Task
+from science.robots.tasks.base import EXACT, ROBOSUITE, Simulation, Suite, Task
 
 NAME = "open"
 ROBOSUITE_VERSION = "1.5.2"
@@ -66,7 +66,7 @@ def _task(name: str, horizon_steps: int, object_length: int, milestones: tuple[s
         action_dim=7,
         milestones=milestones,
         make=lambda engine: _make(name, engine),
-        engines=(ROBOSUITE,),
+        engines=(EXACT, ROBOSUITE),
         expert=f"science.robots.experts:{expert}",
     )
 
