@@ -13,7 +13,7 @@ _LOG = logging.getLogger(__name__)
 def make_simulation(task: Task, engine: str | None = None) -> Simulation:
     """The task's simulation.
 
-    Without ``engine`` the task's engines are tried in order of preference; one that cannot give robosuite's bits on this
+    Without ``engine`` the task's engines are tried in their order; one that cannot give robosuite's bits on this
     machine (another BLAS, say) is named in the log, and the next is taken. `Simulation.engine` names what runs, as do
     all rows that come of it.
 
