@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 CONFIDENCE = 0.95
 
@@ -104,7 +104,7 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     _check_inside(confidence, "confidence")
     if n == 0:
         return Interval(None, 0.0, 1.0)
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = float(special.ndtri(0.5 + confidence / 2))
     rate = successes / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
@@ -161,7 +161,7 @@ def paired_difference(only_a: int, only_b: int, n: int, confidence: float = CONF
     if n == 0 or only_a + only_b > n:
         raise StatisticsError(f"found {only_a} + {only_b} discordant seeds of {n}, expected at most {n}, and n above 0")
     _check_inside(confidence, "confidence")
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = float(special.ndtri(0.5 + confidence / 2))
     observed = (only_a - only_b) / n
 
     def score(delta: float) -> float:
@@ -220,7 +220,7 @@ def n_to_separate(
     if gap == 0:
         return None
     share = min(max(share, gap), 1.0)
-    z_alpha, z_power = float(stats.norm.ppf(1 - alpha / 2)), float(stats.norm.ppf(power))
+    z_alpha, z_power = float(special.ndtri(1 - alpha / 2)), float(special.ndtri(power))
     n = math.ceil(((z_alpha * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - gap * gap))) / gap) ** 2)
     while n < _LARGEST_EXACT_N and mcnemar_power(n, gap, share, alpha) < power:
         n += 1
@@ -254,7 +254,7 @@ def n_to_separate_unpaired(p1: float, p2: float, power: float = 0.8, alpha: floa
     _check_rates(p1, p2, power, alpha)
     if p1 == p2:
         return None
-    z_alpha, z_power = float(stats.norm.ppf(1 - alpha / 2)), float(stats.norm.ppf(power))
+    z_alpha, z_power = float(special.ndtri(1 - alpha / 2)), float(special.ndtri(power))
     pooled = (p1 + p2) / 2
     spread = z_alpha * math.sqrt(2 * pooled * (1 - pooled)) + z_power * math.sqrt(p1 * (1 - p1) + p2 * (1 - p2))
     return math.ceil((spread / (p1 - p2)) ** 2)
