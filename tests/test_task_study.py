@@ -1,0 +1,184 @@
+"""The whole policy stream on a real simulator, small: from demonstrations to a leaderboard."""
+
+import json
+import os
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+import task_study
+from assets.policy.keys import BENCHMARK, DEMONSTRATIONS, policy_key
+from defs import build_defs
+from home import Home
+from io_managers.tables import TableStore
+from materialise import PlanError, materialise
+from resources.training import known_attempts
+from science.robots.tasks.base import TaskError
+
+TASK = "open.Lift"
+RECIPES = """
+[demonstrations.default]
+n = 6
+noise = 0.06
+tail_steps = 5
+action_label = "clean"
+
+[bc_rnn.default]
+steps = 60
+checkpoint_every = 30
+hidden = 40
+selection_n = 1
+"""
+SMALL = {"n": 3, "arms": ["control", "drop"]}
+
+
+class Lab:
+    """A home with one task, filled in with a policy that was hardly trained."""
+
+    def __init__(self, folder: Path):
+        self.home = Home(folder / "home").ensure()
+        recipes = folder / "recipes.toml"
+        recipes.write_text(RECIPES)
+        self.environment = {**self.home.environment(), "TRACEBED_RECIPES": str(recipes)}
+
+    def run(self, key, config=None, partition=TASK):
+        """Materialise one partition; returns the error's message, or None."""
+        with dg.DagsterInstance.get() as instance:
+            return materialise(build_defs(home=self.home), instance, key, partition, config)
+
+    def rows(self, table):
+        return TableStore(self.home.tables).scan(table)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("policy"))
+    before = dict(os.environ)
+    os.environ.update(lab.environment)
+    said = []
+    with dg.DagsterInstance.get() as instance:
+        task_study.add_tasks(instance, [TASK])
+    config = {policy_key("rollouts", name): SMALL for name in ("bc_rnn", "random", "scripted")}
+    config[policy_key("diagnosis", "bc_rnn")] = {"expert_seeds": 3, "random_seeds": 2, "replayed": 2}
+    succeeded = task_study.fill_tasks_here(lab.home, [TASK], ["bc_rnn"], said.append, config)
+    assert succeeded, "\n".join(said)
+    yield lab
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_everything_that_a_task_needs_is_there(lab):
+    demonstrations = lab.rows("demonstrations")
+    assert demonstrations.filter("kept").height == 6
+    assert set(demonstrations["split"].drop_nulls()) == {"train", "valid"}
+    checkpoints = lab.rows("checkpoint").sort("step")
+    assert checkpoints["step"].to_list() == [30, 60] and checkpoints["chosen"].sum() == 1
+    assert lab.rows("train_attempts")["ending"].to_list() == ["FINISHED"]
+    assert lab.rows("train_curve")["loss"].drop_nulls().len() > 0
+    board = lab.rows("benchmark_policy").filter(pl.col("arm") == "control")
+    rates = dict(board.select("policy", "rate").iter_rows())
+    assert set(rates) == {"bc_rnn", "random", "scripted"}
+    assert (rates["scripted"], rates["random"]) == (1.0, 0.0)
+    assert lab.rows("benchmark_policy_pairs").height == 3
+    assert lab.rows("diagnosis").height > 0
+
+
+def test_a_rollout_leads_to_its_checkpoint_and_states(lab):
+    row = lab.rows("rollouts").filter(pl.col("policy") == "bc_rnn").row(0, named=True)
+    chosen = lab.rows("checkpoint").filter("chosen").row(0, named=True)
+    assert (row["checkpoint_hash"], row["step"]) == (chosen["checkpoint_hash"], chosen["step"])
+    assert (lab.home.artifacts / row["episode_artifact"][:2] / row["episode_artifact"]).is_file()
+    lineage = lab.rows("lineage").filter(pl.col("asset") == "policy/rollouts/bc_rnn")
+    assert "policy/checkpoint/bc_rnn" in lineage["input_asset"].to_list()
+
+
+def test_success_is_not_shown_before_there_are_enough_episodes_and_failures_are(lab):
+    videos = lab.rows("videos")
+    assert "success" not in videos.filter(pl.col("arm") == "control")["outcome"].to_list()
+    assert videos.filter((pl.col("policy") == "random") & (pl.col("outcome") == "failure")).height > 0
+    with dg.DagsterInstance.get() as instance:
+        event = instance.get_latest_materialization_event(policy_key("videos", "scripted"))
+    assert event.asset_materialization.metadata["successes"].value == "WAITING: 3 episodes, at least 20 are needed"
+
+
+def test_more_seeds_cost_only_the_episodes_that_are_missing(lab):
+    before = lab.rows("rollouts").filter(pl.col("policy") == "random")
+    files = {path: path.stat().st_mtime_ns for path in lab.home.episodes.rglob("*.npz")}
+    assert lab.run(policy_key("rollouts", "random"), SMALL | {"n": 4}) is None
+    after = lab.rows("rollouts").filter(pl.col("policy") == "random")
+    assert after.height == before.height + 2
+    assert after.join(before, on=["seed", "arm", "trajectory_hash", "wall_s"], how="semi").height == before.height
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_a_second_training_needs_an_intent_and_overwrites_nothing(lab):
+    key = policy_key("checkpoint", "bc_rnn")
+    before = lab.rows("checkpoint")
+    refused = lab.run(key)
+    assert "no intent was given" in refused and "checkpoints at steps 30, 60" in refused
+    assert len(known_attempts(lab.home, "bc_rnn", TASK)) == 1
+    assert lab.run(key, {"intent": "resume", "resume_step": 30}) is None
+    after = lab.rows("checkpoint")
+    assert set(before["checkpoint_hash"]) <= set(after["checkpoint_hash"])
+    assert after["chosen"].sum() == 1
+    attempts = lab.rows("train_attempts").sort("started_at")
+    assert attempts["intent"].to_list() == ["fresh", "resume"]
+    assert attempts["resumed_from"].to_list() == [None, attempts["attempt"][0]]
+    resumed = after.filter((pl.col("step") == 60) & (pl.col("attempt") == attempts["attempt"][1]))
+    assert resumed.height == 1
+    plan = task_study.training_plan(lab.home, "bc_rnn", [TASK], "resume", 30)
+    assert "resume attempt" in plan[0]
+    assert task_study.training_plan(lab.home, "bc_rnn", [TASK], None, None)[0].startswith("REFUSED")
+
+
+def test_a_plan_trains_nothing_again_and_says_so(lab):
+    with dg.DagsterInstance.get() as instance:
+        needed = task_study.plan_tasks(lab.home, instance, [TASK], ["bc_rnn"])
+        assert needed[policy_key("checkpoint", "bc_rnn")] == [] and needed[DEMONSTRATIONS] == []
+        assert needed[policy_key("rollouts", "bc_rnn")] == [TASK] and needed[BENCHMARK] == [None]
+        said = task_study.left_out_tasks(lab.home, [TASK], needed)
+        assert said == [f"bc_rnn on {TASK}: its checkpoint is kept, not trained again"]
+        with pytest.raises(PlanError, match=r"no such tasks: open\.Stack_D0"):
+            task_study.plan_tasks(lab.home, instance, ["open.Stack_D0"])
+        with pytest.raises(PlanError, match="no such policies: typo"):
+            task_study.plan_tasks(lab.home, instance, [TASK], ["typo"])
+        with pytest.raises(TaskError, match=r"open\.Nothing"):
+            task_study.add_tasks(instance, ["open.Nothing"])
+
+
+def test_a_partition_that_names_no_task_fails_with_the_tasks_that_there_are(lab):
+    with dg.DagsterInstance.get() as instance:
+        instance.add_dynamic_partitions("tasks", ["open.Juggle"])
+    error = lab.run(policy_key("rollouts", "random"), SMALL, "open.Juggle")
+    assert "open.Juggle" in error and "open.Lift" in error
+
+
+def test_an_imported_checkpoint_is_external_and_another_tasks_is_refused(lab):
+    artifact = lab.rows("checkpoint").sort("step")["checkpoint_artifact"][0]
+    link = lab.home.root / "link.pth"
+    link.symlink_to(lab.home.artifacts / artifact[:2] / artifact)
+    said = []
+    assert not task_study.import_checkpoint(lab.home, "bc_rnn", "open.Stack_D0", link, False, said.append)
+    assert "found a checkpoint of task open.Lift" in said[-1]
+    assert task_study.import_checkpoint(lab.home, "bc_rnn", TASK, link, False, said.append)
+    chosen = lab.rows("checkpoint").filter("chosen").row(0, named=True)
+    assert chosen["origin"] == "EXTERNAL" and chosen["source"].endswith(artifact)
+    with pytest.raises(PlanError, match="found no file at"):
+        task_study.import_checkpoint(lab.home, "bc_rnn", TASK, Path("nowhere.pth"), False, said.append)
+    with pytest.raises(PlanError, match="expected one that has checkpoints: bc_rnn"):
+        task_study.import_checkpoint(lab.home, "random", TASK, link, False, said.append)
+
+
+def test_demonstrations_are_imported_from_a_file(lab):
+    artifact = lab.rows("demonstrations")["dataset_artifact"][0]
+    source = lab.home.artifacts / artifact[:2] / artifact
+    assert lab.run(DEMONSTRATIONS, {"source": str(source)}) is None
+    rows = lab.rows("demonstrations")
+    assert set(rows["origin"]) == {"imported"} and rows["kept"].all()
+    assert json.loads(rows["settings"][0])["source"] == str(source)
+    broken = lab.home.root / "broken.hdf5"
+    broken.write_bytes(source.read_bytes()[:5000])
+    assert "broken.hdf5" in lab.run(DEMONSTRATIONS, {"source": str(broken)})
+    assert lab.rows("demonstrations").equals(rows)
