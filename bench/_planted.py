@@ -63,12 +63,21 @@ def wider_evaluator(request: RolloutRequest) -> Simulation:
 
 def weak_controller_evaluator(request: RolloutRequest) -> Simulation:
     """Its controller makes a fifth of each commanded displacement; `env_args` say so, as a file's would."""
+    return _weak_controller(request, 5)
+
+
+def feeble_controller_evaluator(request: RolloutRequest) -> Simulation:
+    """The same with a twentieth."""
+    return _weak_controller(request, 20)
+
+
+def _weak_controller(request: RolloutRequest, divisor: float) -> Simulation:
     import robosuite
 
     config = deepcopy(robosuite.load_composite_controller_config(robot="Panda"))
     arm = config["body_parts"]["right"]
-    arm["output_max"] = [value / 5 for value in arm["output_max"]]
-    arm["output_min"] = [value / 5 for value in arm["output_min"]]
+    arm["output_max"] = [value / divisor for value in arm["output_max"]]
+    arm["output_min"] = [value / divisor for value in arm["output_min"]]
     return _open(request, OpenSimulation, {"controller_configs": config})
 
 

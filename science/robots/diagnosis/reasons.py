@@ -106,7 +106,12 @@ def said(counts: Counts) -> str:
     rate = counts.rate
     text = f"{counts.successes} of {counts.n}"
     if rate.value is not None:
-        text += f" ({100 * rate.value:.3g} %, 95 % interval {100 * rate.low:.2g} to {100 * rate.high:.2g} %)"
+        text += f" ({_percent(rate.value)} %, 95 % interval {_percent(rate.low)} to {_percent(rate.high)} %)"
     extra = [f"{counts.errors} errors"] * bool(counts.errors)
     extra += [f"{counts.solved_at_reset} solved at reset"] * bool(counts.solved_at_reset)
     return text + (f", and {' and '.join(extra)}" if extra else "")
+
+
+def _percent(share: float) -> str:
+    """Whole percents, with two digits below 10 %: the bound of 0 of 250 is 1.5."""
+    return f"{100 * share:.0f}" if share > 0.0995 else f"{100 * share:.2g}"
