@@ -5,7 +5,8 @@
 The bare loop is `env.reset` and `env.step` under the very same random actions, in a process of its own; the pool also
 records states and milestones, judges success and sends every episode to its parent. Both are counted in CPU seconds of
 the process that simulates, warm, taking turns, so that a busy machine slows both. Two workers are held against one in
-wall time, which needs two idle cores.
+wall time, which needs two idle cores; the share of their time in which workers have work is the pool's own part in
+that, whatever else runs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -34,9 +36,10 @@ RESETS = 20
 
 
 def make(name: str, hard_reset: bool):
+    # robosuite warns at every import of robots and solvers that nothing here uses
+    logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
     import robosuite
 
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     return robosuite.make(
         name,
         robots="Panda",
@@ -89,13 +92,24 @@ def worker_cpu_s(pool: RolloutPool) -> float:
     return sum(each.user + each.system for each in times)
 
 
-def run(pool: RolloutPool, request: RolloutRequest, seeds: list[int]) -> tuple[float, float, int]:
-    """CPU seconds of the workers, wall seconds, and control steps of a round."""
+@dataclass(frozen=True)
+class Round:
+    """CPU seconds of the workers, wall seconds, control steps, and the share of their time that workers had work."""
+
+    cpu_s: float
+    wall_s: float
+    steps: int
+    busy: float
+
+
+def run(pool: RolloutPool, request: RolloutRequest, seeds: list[int]) -> Round:
     found: list[Episode] = []
-    cpu_s, wall_s = worker_cpu_s(pool), time.perf_counter()
+    cpu_s, began_s = worker_cpu_s(pool), time.perf_counter()
     pool.run(request, [(seed, "control") for seed in seeds], found.append)
     assert not [episode.error for episode in found if episode.error]
-    return worker_cpu_s(pool) - cpu_s, time.perf_counter() - wall_s, sum(episode.steps for episode in found)
+    wall_s = time.perf_counter() - began_s
+    busy = sum(episode.wall_s for episode in found) / (wall_s * len(pool.pids))
+    return Round(worker_cpu_s(pool) - cpu_s, wall_s, sum(episode.steps for episode in found), busy)
 
 
 def share(task: str, episodes: int, steps: int, rounds: int) -> str:
@@ -112,8 +126,8 @@ def share(task: str, episodes: int, steps: int, rounds: int) -> str:
     for _ in range(rounds):
         rate["bare"].append(episodes * steps / bare.cpu_s(seeds, steps))
         for engine, pool in pools.items():
-            cpu_s, _, n_steps = run(pool, requests[engine], seeds)
-            rate[engine].append(n_steps / cpu_s)
+            done = run(pool, requests[engine], seeds)
+            rate[engine].append(done.steps / done.cpu_s)
     for pool in pools.values():
         pool.close()
     bare.process.kill()
@@ -131,21 +145,18 @@ def scaling(task: str, episodes: int, steps: int, rounds: int) -> str:
     request = RolloutRequest(task, "random", engine=ROBOSUITE, horizon_steps=steps)
     seeds = list(range(episodes))
     starts: list[str] = []
-    speedups: list[float] = []
-    walls: dict[int, list[float]] = {1: [], 2: []}
+    done: dict[int, list[Round]] = {1: [], 2: []}
     with RolloutPool(1) as one, RolloutPool(2) as two:
         for pool, n in ((one, 1), (two, 2)):
-            began_s = time.perf_counter()
-            run(pool, request, seeds[:n])
-            starts.append(f"{time.perf_counter() - began_s:.1f} s wall, {worker_cpu_s(pool):.1f} CPU-s")
+            started = run(pool, request, seeds[:n])
+            starts.append(f"{started.wall_s:.1f} s wall, {worker_cpu_s(pool):.1f} CPU-s")
         for _ in range(rounds):
             for pool, n in ((one, 1), (two, 2)):
-                walls[n].append(run(pool, request, seeds)[1])
-            speedups.append(walls[1][-1] / walls[2][-1])
-    return (
-        f"| {task} | {statistics.median(walls[1]):.1f} | {statistics.median(walls[2]):.1f} "
-        f"| {statistics.median(speedups):.2f} | {' / '.join(starts)} |"
-    )
+                done[n].append(run(pool, request, seeds))
+    speed_up = statistics.median(alone.wall_s / both.wall_s for alone, both in zip(done[1], done[2], strict=True))
+    walls = " | ".join(f"{statistics.median(each.wall_s for each in done[n]):.1f}" for n in (1, 2))
+    busy = statistics.median(each.busy for each in done[2])
+    return f"| {task} | {walls} | {speed_up:.2f} | {busy:.3f} | {' / '.join(starts)} |"
 
 
 def resets(name: str) -> str:
@@ -179,8 +190,10 @@ def main() -> None:
     for task in TASKS:
         print(share(task, *counts), flush=True)
     print("\nWanted: pool / bare >= 0.9.\n")
-    print("| task | 1 worker, s | 2 workers, s | speed-up | start-up of 1 / 2 workers and an episode each |")
-    print("|---|---:|---:|---:|---|")
+    print(
+        "| task | 1 worker, s | 2 workers, s | speed-up | both have work | start-up of 1 / 2 workers, an episode each |"
+    )
+    print("|---|---:|---:|---:|---:|---|")
     print(scaling("open.Stack_D0", *counts), flush=True)
     print(f"\nWanted: speed-up >= 1.8. Load of the machine was {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.\n")
     print("| robosuite's | hard reset, CPU-ms | soft reset, CPU-ms | hard / soft |\n|---|---:|---:|---:|")

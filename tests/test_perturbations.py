@@ -56,6 +56,16 @@ def test_an_expert_that_looks_recovers_and_the_steps_that_it_took_are_counted(ep
         assert perturbed.steps > episodes[CONTROL, seed].steps
 
 
+@pytest.mark.parametrize("engine", [engine for engine in LIFT.engines if engine != "robosuite"])
+def test_every_arm_is_the_same_to_the_bit_under_every_engine(episodes, expert, engine):
+    simulation = LIFT.make(engine)
+    for arm in (CONTROL, *ARMS):
+        episode = run_episode(simulation, expert, 0, arm=arm)
+        assert (episode.engine, episode.fired_step) == (engine, episodes[arm, 0].fired_step)
+        assert episode.trajectory_hash == episodes[arm, 0].trajectory_hash
+    simulation.close()
+
+
 def test_a_perturbation_fires_at_most_once(lift, expert, monkeypatch):
     moved = []
     monkeypatch.setattr(lift, "move_object", lambda name, offset: moved.append(offset))  # so near stays true for long
