@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 3000
 
-.PHONY: help demo test ui lint format bench clean
+.PHONY: help demo test test-mimicgen ui lint format bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 # torch first and alone: any other order lets pip choose another build of it. See docs/decisions/0002-one-environment.md.
 $(READY): constraints.txt pyproject.toml
@@ -25,6 +25,14 @@ demo: $(READY)  ## materialise the demonstration study end to end and print its 
 
 test: $(READY)  ## run the tests
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# The Python that has MimicGen beside a robosuite, and a checkout of MimicGen, which is on its path for these tests only.
+MIMICGEN_PYTHON := $(or $(TRACEBED_PYTHON_MIMICGEN),$(BIN)/python)
+test-mimicgen: $(READY)  ## run the mimicgen suite's tests on a checkout of MimicGen (CHECKOUT=/path/to/mimicgen)
+	@test -f "$(CHECKOUT)/mimicgen/__init__.py" || { echo "found no MimicGen at CHECKOUT='$(CHECKOUT)'; expected a \
+	clone of https://github.com/NVlabs/mimicgen (licence: non-commercial use only)"; exit 2; }
+	CHECKOUT="$(CHECKOUT)" PYTHONPATH="$(CHECKOUT):$$PYTHONPATH" PYTHONDONTWRITEBYTECODE=1 \
+	$(MIMICGEN_PYTHON) -m pytest -p no:cacheprovider tests_mimicgen
 
 ui: $(READY)  ## Dagster's UI on http://127.0.0.1:3000 (PORT=... for another)
 	$(BIN)/tracebed ui --port $(PORT)
