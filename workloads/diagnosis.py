@@ -17,7 +17,7 @@ from science.robots.rollouts.store import read_episode
 from science.robots.tasks.registry import find_task, require_available
 from workloads.job import Job, open_job
 from workloads.policy_inputs import ChosenCheckpoint, chosen_checkpoint
-from workloads.rollouts import evaluate_all
+from workloads.rollouts import evaluate_all, rollout_pool
 
 CONTROL = "control"
 
@@ -36,18 +36,20 @@ def main() -> None:
         rows = _rollouts(job, checkpoint)
         request = RolloutRequest(task.key, spec.name, checkpoint.path if checkpoint else None)
 
-        def evaluate(wanted: RolloutRequest, seeds: Sequence[int]) -> list[Episode]:
-            return evaluate_all(job, wanted, seeds, [CONTROL])
+        with rollout_pool(job) as pool:
 
-        evidence = gather(
-            evaluate,
-            request,
-            [read_episode(job.artifact(row["episode_artifact"])) for row in rows],
-            _trained(job, checkpoint) if checkpoint else None,
-            expert_seeds=job.params["expert_seeds"],
-            random_seeds=job.params["random_seeds"],
-            replayed=job.params["replayed"],
-        )
+            def evaluate(wanted: RolloutRequest, seeds: Sequence[int]) -> list[Episode]:
+                return evaluate_all(job, pool, wanted, seeds, [CONTROL])
+
+            evidence = gather(
+                evaluate,
+                request,
+                [read_episode(job.artifact(row["episode_artifact"])) for row in rows],
+                _trained(job, checkpoint) if checkpoint else None,
+                expert_seeds=job.params["expert_seeds"],
+                random_seeds=job.params["random_seeds"],
+                replayed=job.params["replayed"],
+            )
         _publish(job, diagnose(evidence), rows[0])
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from io_managers.schemas import table
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import ERROR, SOLVED_AT_RESET, SUCCESS, Episode
-from science.robots.rollouts.pool import RolloutRequest
+from science.robots.rollouts.pool import RolloutPool, RolloutRequest
 from science.robots.rollouts.store import EpisodeStore, Evaluation, evaluate
 from science.robots.seeds import EVALUATION, take
 from science.robots.tasks.registry import find_task, require_available
@@ -36,7 +36,10 @@ def main() -> None:
             engine=job.params["engine"],
         )
         seeds = take(EVALUATION, job.params["n"], job.params["first_seed"])
-        episodes = evaluate_all(job, request, seeds, job.params["arms"])
+        with rollout_pool(job) as pool:
+            episodes = evaluate_all(job, pool, request, seeds, job.params["arms"])
+            if job.params["expert_seeds"]:
+                _check_expert(job, pool, task.key, seeds[: job.params["expert_seeds"]])
         evaluation = Evaluation.of(request)
         store = EpisodeStore(job.home.episodes)
         constants = {
@@ -58,13 +61,18 @@ def main() -> None:
             for episode in episodes
         ]
         _check(job, episodes)
-        if job.params["expert_seeds"]:
-            _check_expert(job, task.key, seeds[: job.params["expert_seeds"]])
         schema = {column.name: column.dtype for column in table("rollouts").columns}
         job.publish(pl.DataFrame(rows, schema=schema), _metadata(episodes, evaluation))
 
 
-def evaluate_all(job: Job, request: RolloutRequest, seeds: Sequence[int], arms: Sequence[str]) -> list[Episode]:
+def rollout_pool(job: Job) -> RolloutPool:
+    """Worker processes, one a core unless the run says otherwise; none is started before there is work for it."""
+    return RolloutPool(job.params.get("workers") or len(os.sched_getaffinity(0)))
+
+
+def evaluate_all(
+    job: Job, pool: RolloutPool, request: RolloutRequest, seeds: Sequence[int], arms: Sequence[str]
+) -> list[Episode]:
     """Run what is missing of an evaluation in the store of this home; progress shows in the run."""
 
     def progress(done: int, wanted: int, episode: Episode) -> None:
@@ -76,7 +84,7 @@ def evaluate_all(job: Job, request: RolloutRequest, seeds: Sequence[int], arms: 
         request,
         seeds,
         arms,
-        workers=min(job.params.get("workers") or len(os.sched_getaffinity(0)), max(1, len(seeds) * len(arms))),
+        pool=pool,
         on_progress=progress,
         time_limit_s=job.params.get("time_limit_s", 300.0),
         retry_errors=job.params.get("retry_errors", False),
@@ -92,10 +100,10 @@ def _check(job: Job, episodes: Sequence[Episode]) -> None:
     job.check("not_solved_at_reset", not solved, {"seeds": solved[:20]}, blocking=False)
 
 
-def _check_expert(job: Job, task: str, seeds: Sequence[int]) -> None:
+def _check_expert(job: Job, pool: RolloutPool, task: str, seeds: Sequence[int]) -> None:
     """The scripted expert on some of the same seeds, through the very same evaluator."""
     request = RolloutRequest(task=task, policy="scripted", engine=job.params["engine"])
-    outcomes = [each.outcome for each in evaluate_all(job, request, seeds, ["control"])]
+    outcomes = [each.outcome for each in evaluate_all(job, pool, request, seeds, ["control"])]
     job.check("expert_succeeds", SUCCESS in outcomes, {"successes": outcomes.count(SUCCESS), "n": len(outcomes)})
 
 
