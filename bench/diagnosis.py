@@ -4,8 +4,8 @@
 
 Real demonstrations, trainings and rollouts on `open.Lift`. Four cases were there while the rules of the diagnosis were
 written; the others were planted when they were finished, and no rule was changed for them (a fifth of the displacement
-turned out to cost little, so a twentieth was added). `--stack` adds the 0 % that began it all: a policy of Stack_D0 whose
-loss is excellent and that never solves the task.
+turned out to cost little, so a twentieth was added). `--stack` adds the 0 % that began it all: a policy of Stack_D0
+whose loss is excellent and that never solves the task.
 """
 
 from __future__ import annotations
