@@ -6,13 +6,12 @@ rename itself is flushed. A process that dies at any instruction leaves at most 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_DRAFT_PREFIX = ".draft-"
+from files import DRAFT_PREFIX, write_whole
+
 DRAFT_LIFETIME_S = 24 * 3600.0
 
 
@@ -24,22 +23,14 @@ def publish_file(destination: Path, write: Callable[[Path], object]) -> None:
     OSError
         When the disk is full or not writable; the message names the destination, which keeps its old content.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    draft = destination.parent / f"{_DRAFT_PREFIX}{destination.name}.{os.getpid()}.{time.monotonic_ns()}"
     try:
-        write(draft)
-        _flush(draft)
-        draft.replace(destination)
+        write_whole(destination, write)
     except OSError as error:
         raise OSError(
             error.errno,
             f"could not publish {destination}: {error.strerror or error}. What was there before is unchanged; "
             "free some space (or mend the permissions) and materialise again",
         ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
-    _flush(destination.parent)
 
 
 def sweep(folder: Path, older_than_s: float = DRAFT_LIFETIME_S) -> list[Path]:
@@ -48,7 +39,7 @@ def sweep(folder: Path, older_than_s: float = DRAFT_LIFETIME_S) -> list[Path]:
 
 
 def _drafts(folder: Path) -> Iterator[Path]:
-    return folder.rglob(f"{_DRAFT_PREFIX}*")
+    return folder.rglob(f"{DRAFT_PREFIX}*")
 
 
 def _remove_if_old(draft: Path, older_than_s: float) -> bool:
@@ -59,11 +50,3 @@ def _remove_if_old(draft: Path, older_than_s: float) -> bool:
     except FileNotFoundError:  # its writer has just published or removed it
         return False
     return True
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

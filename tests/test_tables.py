@@ -138,13 +138,13 @@ _WRITER = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
-import io_managers.publish as publish_module
+import files
 from io_managers.tables import TableStore
 from test_tables import embedding, publish
 
 step = {step!r}
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-rename, flush = Path.replace, publish_module._flush
+rename, flush = Path.replace, files._flush
 
 def replace(self, target):
     if step == "before rename": die()
@@ -160,7 +160,7 @@ def half(draft):
     draft.write_bytes(b"PAR1 half a file")
     die()
 
-Path.replace, publish_module._flush = replace, flushing
+Path.replace, files._flush = replace, flushing
 if step == "in mid-write":
     import io_managers.tables as tables_module
     tables_module._write_parquet = lambda frame, draft, metadata: half(draft)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from files import write_whole
 from science.robots.demonstration_checks import (
     ATTRIBUTES,
     TRAIN,
@@ -21,7 +22,6 @@ from science.robots.demonstration_checks import (
     validate_demonstrations,
 )
 from science.robots.demonstrations import split, write_masks
-from science.robots.drafts import write_whole
 from science.robots.tasks.base import Task
 
 ROBOSUITE_NAMES = {"object-state": "object"}

@@ -4,9 +4,10 @@ Recording may disturb the expert: the action that is executed is the expert's pl
 recorded is the expert's own for the state in which the disturbance left it (DART: Laskey et al., Noise Injection for
 Robust Imitation Learning, CoRL 2017). A policy cloned from undisturbed demonstrations never sees a way back.
 
-The file is what robomimic's `SequenceDataset` reads: `data/demo_i/{actions, states, rewards, dones, obs/*, next_obs/*}`,
-where labels are not what was executed also (ours) executed_actions, with the attributes num_samples, model_file and (ours) seed; on `data` total, env_args and (ours, JSON) tracebed;
-`mask/train` and `mask/valid`. The same content gives the same bytes, so a file's SHA-256 is its data version.
+It is what robomimic's `SequenceDataset` reads: `data/demo_i/{actions, states, rewards, dones, obs/*, next_obs/*}`,
+where labels are not what was executed also (ours) executed_actions, with the attributes num_samples, model_file
+and (ours) seed; on `data` total, env_args and (ours, JSON) tracebed; `mask/train`, `mask/valid`. The same content gives
+the same bytes, so a file's SHA-256 is its data version.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from files import write_whole
 from science.robots.demonstration_checks import (
     ATTRIBUTES,
     TRAIN,
@@ -28,7 +30,6 @@ from science.robots.demonstration_checks import (
     check_reserved,
     reading,
 )
-from science.robots.drafts import write_whole
 from science.robots.policies.base import Policy, checked_action
 from science.robots.tasks.base import Observation, Simulation
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from files import write_whole
 from science.robots.bc_rnn.checkpoint import EXTRAS, CheckpointError, describe, read_checkpoint
 from science.robots.bc_rnn.config import CONSTANT, BcRnnConfig
 from science.robots.bc_rnn.robomimic_imports import (
@@ -30,7 +31,6 @@ from science.robots.bc_rnn.robomimic_imports import (
 )
 from science.robots.bc_rnn.sequences import TrainingSequences
 from science.robots.demonstration_checks import TRAIN, DemonstrationError, validate_demonstrations
-from science.robots.drafts import write_whole
 from science.robots.tasks.base import Task
 
 

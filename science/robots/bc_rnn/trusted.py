@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from files import write_whole
 from science.robots.bc_rnn.checkpoint import CheckpointError, read_checkpoint
-from science.robots.drafts import write_whole
 
 
 def rewrite_as_plain_data(source: Path, destination: Path) -> None:

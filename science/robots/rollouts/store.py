@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from files import write_whole
 from science.robots import perturbations
-from science.robots.drafts import write_whole
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import ARRAYS, ERROR, Episode, hash_trajectory
 from science.robots.rollouts.pool import TIME_LIMIT_S, RolloutPool, RolloutRequest, run_rollouts

@@ -1,4 +1,7 @@
-"""Writing a file so that a reader finds all of it or nothing: a hidden draft beside it, flushed, then renamed."""
+"""Writing a file so that a reader finds all of it or nothing: a hidden draft beside it, flushed, then renamed.
+
+A process that dies at any instruction leaves at most a draft, whose name begins with `DRAFT_PREFIX`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+DRAFT_PREFIX = ".draft-"
 
 
 def write_whole(destination: Path, write: Callable[[Path], object]) -> None:
@@ -17,7 +22,7 @@ def write_whole(destination: Path, write: Callable[[Path], object]) -> None:
         When the folder is full or not writable.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
-    draft = destination.parent / f".draft-{destination.name}.{os.getpid()}.{time.monotonic_ns()}"
+    draft = destination.parent / f"{DRAFT_PREFIX}{destination.name}.{os.getpid()}.{time.monotonic_ns()}"
     try:
         write(draft)
         _flush(draft)

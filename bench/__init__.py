@@ -1,0 +1,1 @@
+"""Measurements, a module each; `__main__.py` runs them. What begins with `_` is shared."""
