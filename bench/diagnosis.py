@@ -85,10 +85,10 @@ HELD_OUT = [
     ),
 ]
 STACK = Planted(
-    "Stack_D0, loss excellent, 0 %",
+    "Stack_D0 from 3 demonstrations: excellent loss",
     Verdict.TRAINING,
-    n_demonstrations=20,
-    steps=2000,
+    n_demonstrations=3,
+    steps=1500,
     task="open.Stack_D0",
     noise=0.0,
     tail_steps=0,
