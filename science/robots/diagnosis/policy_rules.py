@@ -39,10 +39,13 @@ def healthy(case: Case) -> Conclusion | None:
             f"{why}; but nothing has ever failed in this evaluator, so its success test may always pass",
             case.measure(Piece.RANDOM) or ("run the random policy on more seeds",),
         )
-    admitted, steps = case.admitted, ()
+    admitted = case.admitted
     if admitted is not None and case.rollouts.rate.high < admitted.rate.low:
         why += f"; that is below what the evaluator admits, {said(admitted)}"
-    return Verdict.HEALTHY, Cause.CAPABLE, why, (*steps, *case.measure(Piece.RANDOM, Piece.EXPERT))
+    elsewhere = [piece for piece in (Piece.STARTS, Piece.REPLAYS) if case.fails(piece)]
+    if elsewhere:
+        why += f"; it does so in an environment that is not the demonstrations': {case.text(*elsewhere)}"
+    return Verdict.HEALTHY, Cause.CAPABLE, why, case.measure(Piece.RANDOM, Piece.EXPERT)
 
 
 def borderline(case: Case) -> Conclusion | None:
