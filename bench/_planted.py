@@ -5,9 +5,10 @@ Each `..._evaluator` is named by `RolloutRequest.load` and makes a simulation th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,6 @@ from science.robots.rollouts.pool import RolloutRequest
 from science.robots.tasks.base import ROBOSUITE, Observation, Simulation, Task
 from science.robots.tasks.open_simulation import OpenSimulation
 from science.robots.tasks.open_suite import SUITE
-
-WIDER_M = 0.12
 
 
 def _open(request: RolloutRequest, kind: type[OpenSimulation], arguments: Mapping[str, object] | None = None):
@@ -36,29 +35,14 @@ def never_solved_evaluator(request: RolloutRequest) -> Simulation:
     return _open(request, _NeverSolved)
 
 
-class _Permuted(OpenSimulation):
-    def _kept(self, observation: Mapping[str, np.ndarray]) -> Observation:
-        kept = dict(super()._kept(observation))
-        kept["object"] = np.roll(kept["object"], 3)
-        return kept
+class _InvertedGripper(OpenSimulation):
+    def step(self, action: np.ndarray) -> Observation:
+        return super().step(np.append(action[:-1], -action[-1]))
 
 
-def permuted_evaluator(request: RolloutRequest) -> Simulation:
-    """It hands the object's state over in another order."""
-    return _open(request, _Permuted)
-
-
-class _Wider(OpenSimulation):
-    def reset(self, seed: int) -> Observation:
-        super().reset(seed)
-        angle = np.random.default_rng(seed).uniform(0, 2 * np.pi)
-        self.move_object(self.target(), WIDER_M * np.array([np.cos(angle), np.sin(angle), 0.0]))
-        return self.observe()
-
-
-def wider_evaluator(request: RolloutRequest) -> Simulation:
-    """Its resets place the object 12 cm away from where the task would: another distribution than that of training."""
-    return _open(request, _Wider)
+def inverted_gripper_evaluator(request: RolloutRequest) -> Simulation:
+    """It opens the gripper where the policy closes it."""
+    return _open(request, _InvertedGripper)
 
 
 def weak_controller_evaluator(request: RolloutRequest) -> Simulation:
@@ -81,31 +65,7 @@ def _weak_controller(request: RolloutRequest, divisor: float) -> Simulation:
     return _open(request, OpenSimulation, {"controller_configs": config})
 
 
-class _NeverStarted(Policy):
-    """A policy whose hidden state outlives the episode: the adapter forgot to start it anew."""
-
-    def __init__(self, policy: Policy):
-        self._policy = policy
-        self.observation, self.action_dim = policy.observation, policy.action_dim
-        self._started = False
-
-    def start(self, seed: int) -> None:
-        if not self._started:
-            self._policy.start(seed)
-            self._started = True
-
-    def act(self, observation: Observation) -> np.ndarray:
-        return self._policy.act(observation)
-
-
-def load_never_started(task: Task, checkpoint: Path | None) -> Policy:
-    """BC-RNN behind an adapter that starts it once, not at every episode."""
-    from science.robots.bc_rnn.policy import load
-
-    return _NeverStarted(load(task, checkpoint))
-
-
-class _HalfDeaf(Policy):
+class _StaleObservation(Policy):
     """A policy whose adapter hands on only the first observation of an episode."""
 
     def __init__(self, policy: Policy):
@@ -125,20 +85,30 @@ def load_stale_observation(task: Task, checkpoint: Path | None) -> Policy:
     """BC-RNN behind an adapter that goes on showing it the first observation."""
     from science.robots.bc_rnn.policy import load
 
-    return _HalfDeaf(load(task, checkpoint))
+    return _StaleObservation(load(task, checkpoint))
 
 
-NEVER_STARTED = PolicySpec("bc_rnn", "not started anew", "bench._planted:load_never_started", trained=True)
 STALE_OBSERVATION = PolicySpec("bc_rnn", "stale observation", "bench._planted:load_stale_observation", trained=True)
 
 
-def without_normalisation(checkpoint: Path, destination: Path) -> Path:
-    """A copy of a checkpoint that lost its normalisation statistics."""
+def without_normalisation(content: dict[str, Any]) -> None:
+    """Take the normalisation statistics out of a checkpoint's content."""
+    del content["obs_normalization_stats"]
+
+
+def with_other_statistics(content: dict[str, Any]) -> None:
+    """Give a checkpoint's content statistics of another scale, as of another dataset."""
+    for statistics in content["obs_normalization_stats"].values():
+        statistics["std"] = (10 * np.asarray(statistics["std"])).tolist()
+
+
+def edited(checkpoint: Path, destination: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a checkpoint whose content was edited."""
     import torch
 
     from science.robots.bc_rnn.checkpoint import read_checkpoint
 
     content = read_checkpoint(checkpoint)
-    del content["obs_normalization_stats"]
+    edit(content)
     torch.save(content, destination)
     return destination

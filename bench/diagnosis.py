@@ -3,21 +3,23 @@
     python bench/diagnosis.py [--stack]
 
 Real demonstrations, trainings and rollouts on `open.Lift`. Four cases were there while the rules of the diagnosis were
-written; the others were planted when they were finished, and no rule was changed for them (a fifth of the displacement
-turned out to cost little, so a twentieth was added). `--stack` adds the 0 % that began it all: a policy of Stack_D0
-whose loss is excellent and that never solves the task.
+written; four variants were planted when they were final, and no rule was changed for them; four more explore where
+verdicts border on each other. `--stack` adds the 0 % that began it all: a policy of Stack_D0 whose loss is excellent
+and that never solves the task.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -43,8 +45,8 @@ N_ROLLOUTS = 20
 class Planted:
     """A case: what was planted, the verdict that is true, and how it is made.
 
-    ``policy_spec`` replaces how BC-RNN is handled, ``load`` the evaluator's simulation, ``strip`` takes the
-    normalisation statistics out of the checkpoint.
+    ``policy_spec`` replaces how BC-RNN is handled, ``load`` the evaluator's simulation, ``edit`` changes the
+    checkpoint's content after training, ``settings`` are the training's.
     """
 
     what: str
@@ -53,7 +55,8 @@ class Planted:
     steps: int = 600
     load: str | None = None
     policy_spec: PolicySpec | None = None
-    strip: bool = False
+    edit: Callable[[dict[str, Any]], None] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     task: str = "open.Lift"
     noise: float = 0.06
     tail_steps: int = 10
@@ -62,11 +65,24 @@ class Planted:
 DEVELOPMENT = [
     Planted("a good policy", Verdict.HEALTHY),
     Planted("an evaluator that never says solved", Verdict.EVALUATION, load="bench._planted:never_solved_evaluator"),
-    Planted("a checkpoint without its normalisation", Verdict.CONFIGURATION, strip=True),
+    Planted("a checkpoint without its normalisation", Verdict.CONFIGURATION, edit=_planted.without_normalisation),
     Planted("3 demonstrations", Verdict.TRAINING, n_demonstrations=3),
 ]
-HELD_OUT = [
-    Planted("another seed of the good policy, 30 demonstrations", Verdict.HEALTHY, n_demonstrations=30, steps=800),
+VARIANTS = [
+    Planted("another good policy: seed 1, no noise", Verdict.HEALTHY, noise=0.0, settings={"seed": 1}),
+    Planted(
+        "an evaluator that inverts the gripper",
+        Verdict.EVALUATION,
+        load="bench._planted:inverted_gripper_evaluator",
+    ),
+    Planted(
+        "normalisation statistics of another scale",
+        Verdict.CONFIGURATION,
+        edit=_planted.with_other_statistics,
+    ),
+    Planted("a network of 4 hidden units", Verdict.TRAINING, settings={"hidden": 4, "layers": 1}),
+]
+BORDERS = [
     Planted(
         "an adapter that shows only the first observation",
         Verdict.EVALUATION,
@@ -77,12 +93,12 @@ HELD_OUT = [
         Verdict.CONFIGURATION,
         load="bench._planted:weak_controller_evaluator",
     ),
-    Planted("20 gradient steps", Verdict.TRAINING, steps=20),
     Planted(
         "a controller of a twentieth of the displacement",
         Verdict.CONFIGURATION,
         load="bench._planted:feeble_controller_evaluator",
     ),
+    Planted("20 gradient steps", Verdict.TRAINING, steps=20),
 ]
 STACK = Planted(
     "Stack_D0 from 3 demonstrations: excellent loss",
@@ -133,19 +149,21 @@ def _trained(case: Planted, folder: Path) -> Trained:
             dataset, recorded.demonstrations, simulation.env_args(), seed=0, attributes=recorded.attributes
         )
         simulation.close()
-    directory = folder / f"{named}-{case.steps}"
+    directory = folder / f"{named}-{case.steps}-{sorted(case.settings.items())}"
     checkpoint = directory / f"step-{case.steps:06d}.pth"
-    losses: list[tuple[int, float]] = []
+    curve = directory / "losses.json"
     if not checkpoint.exists():
-        config = BcRnnConfig(steps=case.steps, checkpoint_every=case.steps, schedule="cosine")
+        losses: list[tuple[int, float]] = []
+        config = BcRnnConfig(steps=case.steps, checkpoint_every=case.steps, schedule="cosine", **case.settings)
         train(config, dataset, task, directory, on_step=partial(_keep_loss, losses))
-    if case.strip:
-        checkpoint = _planted.without_normalisation(checkpoint, directory / "stripped.pth")
-    return Trained(checkpoint, case.steps, dataset, loss_curve=losses)
+        curve.write_text(json.dumps(losses))
+    if case.edit is not None:
+        checkpoint = _planted.edited(checkpoint, directory / "edited.pth", case.edit)
+    return Trained(checkpoint, case.steps, dataset, loss_curve=json.loads(curve.read_text()))
 
 
 def _keep_loss(losses: list[tuple[int, float]], step: int, loss: float, _: float) -> None:
-    if step % 50 == 0 or step == 1:
+    if step % 10 == 0 or step == 1:
         losses.append((step, loss))
 
 
@@ -155,7 +173,8 @@ def main() -> None:
     parser.add_argument("--stack", action="store_true", help="also the 0 %% of Stack_D0")
     options = parser.parse_args()
     find_policy("bc_rnn")
-    cases = [("development", case) for case in DEVELOPMENT] + [("held out", case) for case in HELD_OUT]
+    groups = {"development": DEVELOPMENT, "variant": VARIANTS, "border": BORDERS}
+    cases = [(group, case) for group, planted in groups.items() for case in planted]
     cases += [("the 0 % case", STACK)] if options.stack else []
     confusion: Counter[tuple[Verdict, Verdict]] = Counter()
     print("| case | planted | success | true | verdict | cause | stage |")
@@ -163,13 +182,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, RolloutPool(2) as pool:
         for group, case in cases:
             diagnosis, _ = examined(case, Path(folder), pool)
-            confusion[case.truth, diagnosis.verdict] += 1
+            if group in ("development", "variant"):
+                confusion[case.truth, diagnosis.verdict] += 1
             rollouts = diagnosis.evidence.rollouts
             solved = f"{rollouts.successes}/{rollouts.n}"
             told = (str(case.truth), str(diagnosis.verdict), str(diagnosis.cause), str(diagnosis.stage or ""))
             cells = (group, case.what, solved, *told)
             print("| " + " | ".join(cells) + " |", flush=True)
-    print("\n| true \\ verdict | " + " | ".join(Verdict) + " |\n|---" * 1 + "|" + "---:|" * len(Verdict))
+    print(
+        "\nDevelopment and variants:\n\n| true \\ verdict | "
+        + " | ".join(Verdict)
+        + " |\n|---" * 1
+        + "|"
+        + "---:|" * len(Verdict)
+    )
     for truth in Verdict:
         print(f"| {truth} | " + " | ".join(str(confusion[truth, verdict]) for verdict in Verdict) + " |")
 

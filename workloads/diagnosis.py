@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,8 +85,15 @@ def _trained(job: Job, checkpoint: ChosenCheckpoint) -> Trained:
         dataset,
         recording,
         list(curve.iter_rows()),
-        list(attempt.select("step", "loss").drop_nulls().iter_rows()),
+        _losses(job, checkpoint) or list(attempt.select("step", "loss").drop_nulls().iter_rows()),
     )
+
+
+def _losses(job: Job, checkpoint: ChosenCheckpoint) -> list[tuple[int, float]]:
+    """The whole loss curve, where the attempt's directory is still there; its kept steps are in the table."""
+    path = job.home.training / job.params["policy"] / job.params["task"] / checkpoint.row["attempt"] / "curve.jsonl"
+    points = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [(point["step"], point["loss"]) for point in points if point.get("loss") is not None]
 
 
 def _publish(job: Job, diagnosis: Diagnosis, row: dict[str, Any]) -> None:
