@@ -31,6 +31,7 @@ checkpoint_every = 30
 hidden = 40
 selection_n = 1
 """
+POLICIES = ("bc_rnn", "random", "scripted")
 SMALL = {"n": 3, "arms": ["control", "drop"]}
 
 
@@ -53,14 +54,15 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, gl):
     lab = Lab(tmp_path_factory.mktemp("policy"))
     before = dict(os.environ)
     os.environ.update(lab.environment)
     said = []
     with dg.DagsterInstance.get() as instance:
         task_study.add_tasks(instance, [TASK])
-    config = {policy_key("rollouts", name): SMALL for name in ("bc_rnn", "random", "scripted")}
+    config = {policy_key("rollouts", name): SMALL for name in POLICIES}
+    config |= {policy_key("videos", name): {"gl": gl.backend, "size": 64} for name in POLICIES}
     config[policy_key("diagnosis", "bc_rnn")] = {"expert_seeds": 3, "random_seeds": 2, "replayed": 2}
     succeeded = task_study.fill_tasks_here(lab.home, [TASK], ["bc_rnn"], said.append, config)
     assert succeeded, "\n".join(said)

@@ -51,7 +51,7 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded():
+def recorded(gl):
     simulation = find_task("open.Lift").make("robosuite")
     simulation.reset(SEED)
     states, milestones = [simulation.state()], [simulation.milestones()]
@@ -61,7 +61,7 @@ def recorded():
         simulation.step(np.array([0, 0, -0.6, 0, 0, 0, -1.0]))
         states.append(simulation.state())
         milestones.append(simulation.milestones())
-    with SceneRenderer(SIZE, SIZE, choose_gl("egl,osmesa")) as renderer:
+    with SceneRenderer(SIZE, SIZE, gl) as renderer:
         yield Recorded(simulation, renderer, np.array(states), np.array(milestones))
     simulation.close()
 
@@ -269,7 +269,7 @@ except RenderingError as error:
 """
 
 
-def test_osmesa_draws_the_same_where_it_is_asked_for_and_is_named(tmp_path):
+def test_osmesa_draws_the_same_where_it_is_asked_for_and_is_named(tmp_path, egl_and_osmesa):
     pictures = {}
     for backend, other in (("egl", "osmesa"), ("osmesa", "egl")):
         file = tmp_path / backend
@@ -301,7 +301,7 @@ def no_osmesa(monkeypatch, tmp_path):
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
 
 
-def test_without_egl_osmesa_is_offered_but_not_taken(no_egl):
+def test_without_egl_osmesa_is_offered_but_not_taken(egl_and_osmesa, no_egl):
     with pytest.raises(RenderingError) as caught:
         choose_gl()
     text = str(caught.value)
@@ -309,7 +309,7 @@ def test_without_egl_osmesa_is_offered_but_not_taken(no_egl):
     assert f"osmesa was not asked for but works: {GL_VARIABLE}=osmesa chooses it" in text
 
 
-def test_a_second_choice_that_was_allowed_is_taken_and_says_why(no_egl):
+def test_a_second_choice_that_was_allowed_is_taken_and_says_why(egl_and_osmesa, no_egl):
     gl = choose_gl("egl,osmesa")
     assert gl.backend == "osmesa" and gl.renderer
     assert gl.why.startswith("egl,osmesa by the caller; egl failed: ImportError: Cannot initialize a EGL")
