@@ -208,10 +208,13 @@ def train_group() -> None:
 @click.pass_obj
 def train_plan(home: Home, policy: str, tasks: tuple[str, ...], intent: str | None, step: int | None) -> None:
     """What training POLICY on TASKS would do: fresh, resume, or refused and why. Nothing is started."""
-    from task_study import training_plan
+    from task_study import REFUSED, training_plan
 
-    for line in training_plan(home, policy, tasks, intent, step):
+    lines = training_plan(home, policy, tasks, intent, step)
+    for line in lines:
         click.echo(line)
+    if any(line.startswith(REFUSED) for line in lines):
+        sys.exit(1)
 
 
 @main.command()

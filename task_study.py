@@ -13,8 +13,8 @@ import dagster as dg
 import polars as pl
 
 from assets.policy.benchmark import board_markdown, pairs_markdown
+from assets.policy.checkpoint import resolved_settings
 from assets.policy.keys import BENCHMARK, BENCHMARK_PAIRS, DEMONSTRATIONS, policy_key
-from assets.policy.recipes import recipe
 from defs import build_defs
 from home import Home
 from io_managers.catalog import ensure_catalog
@@ -28,6 +28,7 @@ from science.robots.policies.registry import policy_specs
 from science.robots.tasks.registry import suites
 
 DEMO_TASK = "open.Lift"
+REFUSED = "REFUSED"
 
 
 def add_tasks(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
@@ -92,10 +93,13 @@ def import_checkpoint(home: Home, policy: str, task: str, path: Path, trusted: b
         raise PlanError(f"found no file at {resolved} (given as {path}), expected a checkpoint")
     key = policy_key("checkpoint", policy)
     with dg.DagsterInstance.get() as instance:
+        added = task not in task_keys(instance)
         add_tasks(instance, [task])
-        return run_here(
-            home, instance, {key: [task]}, say, config={key: {"external": str(resolved), "trusted": trusted}}
-        )
+        config = {key: {"external": str(resolved), "trusted": trusted}}
+        succeeded = run_here(home, instance, {key: [task]}, say, config=config)
+        if added and not succeeded:
+            remove_task(instance, task)
+    return succeeded
 
 
 def training_plan(home: Home, policy: str, tasks: Sequence[str], intent: str | None, step: int | None) -> list[str]:
@@ -106,9 +110,10 @@ def training_plan(home: Home, policy: str, tasks: Sequence[str], intent: str | N
     for task in tasks:
         registered_task(task)
         try:
-            said.append(plan_training(home, policy, task, recipe(policy, task), Intent(intent, step)).sentence)
+            settings, free = resolved_settings(policy_specs()[policy], task, {})
+            said.append(plan_training(home, policy, task, settings, Intent(intent, step), free=free).sentence)
         except IntentRefused as refused:
-            said.append(f"REFUSED: {refused}")
+            said.append(f"{REFUSED}: {refused}")
     return said
 
 

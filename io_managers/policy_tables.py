@@ -19,6 +19,7 @@ _EVALUATED = (
     text("checkpoint_hash", "SHA-256 of the checkpoint; null for a policy that is not trained", nullable=True),
     _count("step", "training step of the checkpoint", "steps", nullable=True),
     text("evaluation", "hash of all that decides an episode but its seed and arm"),
+    text("environment_hash", "hash of simulator, robosuite and task version"),
 )
 
 POLICY_TABLES = (
@@ -48,7 +49,11 @@ POLICY_TABLES = (
             text("origin", "TRAINED here, or EXTERNAL (imported)"),
             text("attempt", "the training attempt, or the import, that it came from"),
             _count("step", "training step; null where an imported file does not say", "steps", nullable=True),
-            flag("chosen", "the checkpoint that success rates show: best on the selection seeds, later where equal"),
+            flag(
+                "chosen",
+                "the checkpoint that success rates show: the best on the selection seeds, the later where equal, of "
+                "the newest attempt with what it resumed, or the newest import",
+            ),
             number("loss", "training loss at that step", nullable=True),
             _count("selection_successes", "successes on the selection seeds", nullable=True),
             _count("selection_n", "episodes on the selection seeds", nullable=True),
@@ -110,7 +115,6 @@ POLICY_TABLES = (
             _count("recovery_steps", "steps from firing to success", "steps", nullable=True),
             text("initial_state_hash", "SHA-256 of the initial state; null where there was none", nullable=True),
             text("trajectory_hash", "SHA-256 of all states and actions", nullable=True),
-            text("environment_hash", "hash of simulator, robosuite and task version"),
             text("engine", "robosuite, or exact (bit-equal and faster)"),
             text("error", "what was raised, and where; null but for errors", nullable=True),
             text("episode_artifact", "npz with states, actions and milestones", nullable=True),

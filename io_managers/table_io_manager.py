@@ -30,17 +30,32 @@ from io_managers.schemas import table
 from io_managers.tables import MissingPartition, TablePartition, TableStore
 from provenance.lineage import Input, Origin, record
 
+
+class LostUpdate(RuntimeError):
+    """A merged partition that another run has published in the meantime."""
+
+
 SKIP_MISSING = {"missing": "skip"}
 """Input metadata: load, as a dict, those partitions that exist (the asset must say which were not there)."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What an asset publishes: a frame, and what Dagster cannot know of how it came to be."""
+    """What an asset publishes: a frame, and what Dagster cannot know of how it came to be.
+
+    Attributes
+    ----------
+    files : inputs beside those that Dagster loaded. job_key : job that computed the rows.
+    replaces : data version of the partition that these rows were merged with ('' for none); publishing is refused when
+        another run has published in the meantime. None where nothing was merged.
+    loaded_were_read : whether what Dagster loaded was used.
+    """
 
     frame: pl.DataFrame
     files: Sequence[Input] = field(default=())
     job_key: str | None = None
+    replaces: str | None = None
+    loaded_were_read: bool = True
 
 
 def materialised(
@@ -139,7 +154,8 @@ class TableIOManager(dg.ConfigurableIOManager):
         step = context.step_context
         code_version = context.step_context.job_def.asset_layer.get(context.asset_key).code_version
         partition = context.asset_partition_key if context.has_asset_partitions else ""
-        inputs = [*self._loaded.pop((step.run_id, step.step.key), []), *obj.files]
+        loaded = self._loaded.pop((step.run_id, step.step.key), [])
+        inputs = [*(loaded if obj.loaded_were_read else []), *obj.files]
         published = self._publish(context.asset_key, partition, obj, context.run_id, inputs, code_version or "")
         context.add_output_metadata({"path": dg.MetadataValue.path(str(published.address))})
 
@@ -172,6 +188,17 @@ class TableIOManager(dg.ConfigurableIOManager):
                 },
             )
 
+    def _refuse_if_replaced(self, name: str, key: tuple[str, ...], expected: str) -> None:
+        try:
+            found = self.store.partition(name, key).data_version
+        except MissingPartition:
+            found = ""
+        if found != expected:
+            raise LostUpdate(
+                f"another run published {'/'.join((name, *key))} while this one worked, and its rows would be lost; "
+                "nothing was published: materialise again, what was computed is kept"
+            )
+
     def _publish(
         self,
         asset: dg.AssetKey,
@@ -183,6 +210,8 @@ class TableIOManager(dg.ConfigurableIOManager):
     ) -> TablePartition:
         name, variant = table_of(asset)
         key = (*variant, *partition_folders(partition))
+        if rows.replaces is not None:
+            self._refuse_if_replaced(name, key, rows.replaces)
         frame = table(name).conform(rows.frame)
         asset_name = asset.to_user_string()
         planned = TablePartition(asset_name, partition, content_hash(frame), run_id, self.store.address(name, key))

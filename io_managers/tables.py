@@ -158,7 +158,14 @@ class TableStore:
         files = sorted(path for path in (self.root / name).rglob(_FILE) if path.is_file())
         if not files:
             return table(name).empty()
-        return pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in files], how="diagonal")
+        return pl.concat([_read(path) for path in files], how="diagonal")
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, hive_partitioning=False)
+    except pl.exceptions.PolarsError as error:
+        raise DamagedPartition(f"{path} cannot be read as Parquet ({error}); materialise it again") from error
 
 
 def _write_parquet(frame: pl.DataFrame, path: Path, metadata: dict[str, str] | None = None) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,6 @@ from io_managers.tables import TableStore
 
 FRESH, RESUME = "fresh", "resume"
 _CHECKPOINT = re.compile(r"step-(\d+)\.pth")
-_FREE = ("steps", "checkpoint_every", "selection_n")  # what a resume may change: it decides no weight before that step
 
 
 class IntentRefused(ValueError):
@@ -50,12 +50,14 @@ class KnownAttempt:
     checkpoints : step -> file, of those that are there.
     settings : its configuration; empty where it is not known.
     note : what else to say of it.
+    demonstrations_hash : of the dataset it was trained on; None where it is not known.
     """
 
     name: str
     checkpoints: Mapping[int, Path]
     settings: Mapping[str, Any]
     note: str
+    demonstrations_hash: str | None = None
 
     def sentence(self) -> str:
         """One line of a list."""
@@ -102,6 +104,7 @@ def known_attempts(home: Home, policy: str, task: str) -> list[KnownAttempt]:
             checkpoints_in(path.parent),
             content["settings"],
             f"{content['intent']} of {content['started_at'][:16]}, {_ending(path.parent)}",
+            content["demonstrations_hash"],
         )
     suite, _, name = task.partition(".")
     mine = (pl.col("policy") == policy) & (pl.col("suite") == suite) & (pl.col("task") == name)
@@ -122,13 +125,48 @@ def checkpoints_in(directory: Path) -> dict[int, Path]:
     return dict(sorted(steps.items()))
 
 
-def _ending(directory: Path) -> str:
+def read_curve(directory: Path) -> list[dict[str, Any]]:
+    """The points of an attempt's curve: `{step, loss}` and `{step, selection_successes, selection_n}`."""
+    path = directory / "curve.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def chain(attempt: Attempt) -> list[tuple[Attempt, int]]:
+    """An attempt and those that it goes on from, oldest first, each with the last step that belongs to the chain."""
+    links = [(attempt, sys.maxsize)]
+    while (source := links[0][0].resume_from) is not None and (Path(source).parent / "attempt.json").exists():
+        links.insert(0, (Attempt.read(Path(source).parent), links[0][0].first_step))
+    return links
+
+
+def attempts_without_rows(home: Home, policy: str, task: str) -> list[Attempt]:
+    """Attempts of which the table has no row: whoever started them died before their end."""
+    suite, _, name = task.partition(".")
+    mine = (pl.col("policy") == policy) & (pl.col("suite") == suite) & (pl.col("task") == name)
+    recorded = set(TableStore(home.tables).scan("train_attempts").filter(mine)["attempt"])
+    every = [Attempt.read(path.parent) for path in sorted((home.training / policy / task).glob("*/attempt.json"))]
+    return [attempt for attempt in every if attempt.name not in recorded]
+
+
+def _ending(directory: Path, ended: str | None = None) -> str:
     path = directory / "ending"
-    return path.read_text() if path.exists() else "running, or ended without a word"
+    return path.read_text() if path.exists() else ended or "running, or ended without a word"
 
 
-def plan_training(home: Home, policy: str, task: str, settings: Mapping[str, Any], intent: Intent) -> TrainingPlan:
+def plan_training(
+    home: Home,
+    policy: str,
+    task: str,
+    settings: Mapping[str, Any],
+    intent: Intent,
+    *,
+    free: Collection[str] = (),
+    demonstrations_hash: str | None = None,
+) -> TrainingPlan:
     """What this training would do, if its intent allows it.
+
+    ``settings`` are complete; a resume may change those named in ``free``. ``demonstrations_hash`` is that of the
+    present dataset, or None where there is none to compare.
 
     Raises
     ------
@@ -144,7 +182,8 @@ def plan_training(home: Home, policy: str, task: str, settings: Mapping[str, Any
     if intent.kind is None and intent.step is not None:
         raise IntentRefused(f"{what}: a step to resume from was given without intent: resume")
     if intent.kind == RESUME:
-        return _resume(policy, task, settings, intent.step, known, listed)
+        wanted = _Resume(policy, task, settings, frozenset(free), demonstrations_hash, intent.step)
+        return wanted.plan(known, listed)
     if intent.kind is None and known:
         raise IntentRefused(
             f"{what} was trained or imported before, and no intent was given. Known:\n{listed}\nSay `intent: resume` "
@@ -156,31 +195,63 @@ def plan_training(home: Home, policy: str, task: str, settings: Mapping[str, Any
     return TrainingPlan(policy, task, settings, config_hash(settings), FRESH, None, None, 0, sentence)
 
 
-def _resume(
-    policy: str, task: str, settings: Mapping[str, Any], step: int | None, known: list[KnownAttempt], listed: str
-) -> TrainingPlan:
-    what = f"{policy} on {task}"
-    if step is None:
-        raise IntentRefused(f"{what}: a resume must name the step that it expects (`resume_step`). Known:\n{listed}")
-    holders = [each for each in known if step in each.checkpoints]
-    if not holders:
-        raise IntentRefused(f"{what}: no checkpoint at step {step}; nothing was started. Known:\n{listed}")
-    attempt = holders[-1]
-    differ = {
-        name: (attempt.settings.get(name), settings.get(name))
-        for name in sorted({*attempt.settings, *settings} - set(_FREE))
-        if attempt.settings.get(name) != settings.get(name)
-    }
-    if differ:
-        told = "; ".join(f"{name} was {old!r} and is {new!r}" for name, (old, new) in differ.items())
-        raise IntentRefused(
-            f"{what}: attempt {attempt.name} has another configuration ({told}). Resume with its own, or begin fresh"
+@dataclass(frozen=True)
+class _Resume:
+    """A resume that is wanted."""
+
+    policy: str
+    task: str
+    settings: Mapping[str, Any]
+    free: frozenset[str]
+    demonstrations_hash: str | None
+    step: int | None
+
+    def plan(self, known: list[KnownAttempt], listed: str) -> TrainingPlan:
+        """What it would do; the newest attempt that holds the step and has the same settings is gone on from."""
+        what, step = f"{self.policy} on {self.task}", self.step
+        if step is None:
+            raise IntentRefused(
+                f"{what}: a resume must name the step that it expects (`resume_step`). Known:\n{listed}"
+            )
+        holders = [each for each in known if step in each.checkpoints]
+        if not holders:
+            raise IntentRefused(f"{what}: no checkpoint at step {step}; nothing was started. Known:\n{listed}")
+        fitting = [each for each in holders if not self._differ(each)]
+        if not fitting:
+            told = "\n".join(f"  - {each.name}: {self._differ(each)}" for each in holders)
+            raise IntentRefused(
+                f"{what}: no attempt with a checkpoint at step {step} has these settings and demonstrations:\n{told}\n"
+                "Resume with its own, or begin fresh"
+            )
+        attempt, last = fitting[-1], self.settings["steps"]
+        if step > last:
+            raise IntentRefused(f"{what}: step {step} is beyond the last step {last}: raise `steps`, or begin fresh")
+        left = "nothing is left to train, its checkpoints are published" if step == last else f"to {last}"
+        return TrainingPlan(
+            self.policy,
+            self.task,
+            self.settings,
+            config_hash(self.settings),
+            RESUME,
+            attempt.checkpoints[step],
+            attempt.name,
+            step,
+            f"{what}: resume attempt {attempt.name} at step {step}, {left}",
         )
-    if settings.get("steps", 0) <= step:
-        raise IntentRefused(f"{what}: step {step} is not before the last step {settings.get('steps')}: raise `steps`")
-    sentence = f"{what}: resume attempt {attempt.name} at step {step}, to {settings['steps']}"
-    path = attempt.checkpoints[step]
-    return TrainingPlan(policy, task, settings, config_hash(settings), RESUME, path, attempt.name, step, sentence)
+
+    def _differ(self, attempt: KnownAttempt) -> str:
+        """What differs from an attempt and may not, in words; empty where nothing does."""
+        names = sorted({*attempt.settings, *self.settings} - self.free)
+        told = [
+            f"{name} was {attempt.settings.get(name)!r} and is {self.settings.get(name)!r}"
+            for name in names
+            if attempt.settings.get(name) != self.settings.get(name)
+        ]
+        if None not in (self.demonstrations_hash, attempt.demonstrations_hash) and (
+            self.demonstrations_hash != attempt.demonstrations_hash
+        ):
+            told.append("the demonstrations are others (SHA-256)")
+        return "; ".join(told)
 
 
 @dataclass(frozen=True)
@@ -204,20 +275,27 @@ class Attempt:
         """Plain values, for the job."""
         return asdict(self)
 
-    def recorded(self) -> dict[str, pl.DataFrame]:
-        """Rows of `train_attempts` and `train_curve`, from what the job has left in its directory."""
+    @classmethod
+    def read(cls, directory: Path) -> Attempt:
+        """The attempt of a directory."""
+        return cls(**json.loads((directory / "attempt.json").read_text()))
+
+    def recorded(self, ended: str | None = None) -> dict[str, pl.DataFrame]:
+        """Rows of `train_attempts` and `train_curve`, from what the job has left in its directory.
+
+        ``ended`` is what is known of a job that left no word itself.
+        """
         directory = Path(self.directory)
-        path = directory / "curve.jsonl"
-        curve = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        curve = read_curve(directory)
         suite, _, task = self.task.partition(".")
         which = {"suite": suite, "task": task, "policy": self.policy, "attempt": self.name}
-        last = max([self.first_step, *(point["step"] for point in curve)])
+        last = max([self.first_step, *(point["step"] for point in curve), *checkpoints_in(directory)])
         attempt = which | {
             "intent": self.intent,
             "resumed_from": self.resumed_attempt,
             "first_step": self.first_step,
             "last_step": last,
-            "ending": _ending(directory),
+            "ending": _ending(directory, ended),
             "config_hash": self.config_hash,
             "demonstrations_hash": self.demonstrations_hash,
             "directory": self.directory,

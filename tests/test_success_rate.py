@@ -1,11 +1,16 @@
 """Rates, recovery and pairs, as the assets compute them from rows of rollouts."""
 
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 
 from assets.policy.benchmark import board_markdown, paired_rows, pairs_markdown
+from assets.policy.rollouts import with_earlier
 from assets.policy.success_rate import chosen_evaluation, rates, rates_markdown
 from io_managers.schemas import table
+from io_managers.table_io_manager import Rows
+from io_managers.tables import TableStore
 
 
 def episodes(
@@ -95,6 +100,37 @@ def test_two_policies_are_compared_on_shared_seeds_of_one_suite_only():
     assert rows[0]["n_to_separate"] >= 6
     schema = {column.name: column.dtype for column in table("benchmark_policy_pairs").columns}
     assert "bc_rnn - random" in pairs_markdown(pl.DataFrame(rows, schema=schema))
+
+
+def test_policies_that_ran_in_different_environments_are_never_paired():
+    other = episodes("random", evaluation="e2", checkpoint=None).with_columns(environment_hash=pl.lit("another"))
+    rows, unshared = paired_rows(pl.concat([episodes(), other]))
+    assert not rows and unshared == ["open.Lift: bc_rnn and random ran in different environments"]
+
+
+def earlier_partition(tmp_path, frame):
+    store = TableStore(tmp_path)
+    return store.publish("rollouts", ("bc_rnn", "open.Lift"), frame, asset="a", partition="open.Lift", run_id="r")
+
+
+def test_earlier_rows_stay_and_equal_episodes_are_replaced(tmp_path):
+    earlier = earlier_partition(tmp_path, pl.concat([episodes(evaluation="old"), episodes(evaluation="new")]))
+    merged = with_earlier(Rows(episodes(evaluation="new")), earlier, "rollouts", ["evaluation", "arm", "seed"])
+    assert merged.frame["evaluation"].to_list() == ["new"] * 4 + ["old"] * 4
+    assert merged.replaces == earlier.data_version
+    table("rollouts").conform(merged.frame)
+
+
+def test_rows_of_before_a_column_existed_get_nulls_and_lose_nothing(tmp_path):
+    earlier = earlier_partition(tmp_path, episodes(evaluation="old"))
+    old_schema = SimpleNamespace(
+        frame=lambda: earlier.frame().drop("recovery_steps"),
+        **{name: getattr(earlier, name) for name in ("asset", "partition", "data_version", "run_id", "address")},
+    )
+    new = Rows(episodes(evaluation="new", arm="drop"))
+    merged = with_earlier(new, old_schema, "rollouts", ["evaluation", "arm", "seed"])
+    assert merged.frame.filter(pl.col("evaluation") == "new")["recovery_steps"].null_count() == 1
+    table("rollouts").conform(merged.frame)
 
 
 def test_policies_without_a_shared_seed_are_named():

@@ -115,6 +115,22 @@ def test_more_seeds_cost_only_the_episodes_that_are_missing(lab):
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
+def test_rollouts_need_no_expert_and_refuse_what_does_not_apply(lab):
+    assert lab.run(policy_key("rollouts", "bc_rnn"), SMALL | {"expert_seeds": 0}) is None
+    error = lab.run(policy_key("rollouts", "bc_rnn"), SMALL | {"engine": "warp"})
+    assert "found engine 'warp'" in error and "'exact', 'robosuite'" in error
+    assert "which has no checkpoints" in lab.run(policy_key("rollouts", "random"), SMALL | {"step": 30})
+
+
+def test_a_damaged_partition_is_named_before_any_work_is_done(lab):
+    path = lab.home.tables / "rollouts" / "scripted" / TASK / "data.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-50])
+    error = lab.run(policy_key("rollouts", "scripted"), SMALL)
+    path.write_bytes(whole)
+    assert "Move that file away" in error and str(path) in error
+
+
 def test_a_second_training_needs_an_intent_and_overwrites_nothing(lab):
     key = policy_key("checkpoint", "bc_rnn")
     before = lab.rows("checkpoint")
@@ -133,6 +149,12 @@ def test_a_second_training_needs_an_intent_and_overwrites_nothing(lab):
     plan = task_study.training_plan(lab.home, "bc_rnn", [TASK], "resume", 30)
     assert "resume attempt" in plan[0]
     assert task_study.training_plan(lab.home, "bc_rnn", [TASK], None, None)[0].startswith("REFUSED")
+    known = len(known_attempts(lab.home, "bc_rnn", TASK))
+    assert "found settings ['stepz']" in lab.run(key, {"intent": "fresh", "overrides": {"stepz": 5}})
+    assert len(known_attempts(lab.home, "bc_rnn", TASK)) == known
+    # What a run that died after its training left behind is published by a resume at its end.
+    assert lab.run(key, {"intent": "resume", "resume_step": 60}) is None
+    assert lab.rows("checkpoint")["chosen"].sum() == 1
 
 
 def test_a_plan_trains_nothing_again_and_says_so(lab):
@@ -167,6 +189,9 @@ def test_an_imported_checkpoint_is_external_and_another_tasks_is_refused(lab):
     assert task_study.import_checkpoint(lab.home, "bc_rnn", TASK, link, False, said.append)
     chosen = lab.rows("checkpoint").filter("chosen").row(0, named=True)
     assert chosen["origin"] == "EXTERNAL" and chosen["source"].endswith(artifact)
+    with dg.DagsterInstance.get() as instance:
+        assert "open.Stack_D0" not in instance.get_dynamic_partitions("tasks")
+    assert lab.rows("lineage").filter(pl.col("input_address") == str(link.resolve())).height == 1
     with pytest.raises(PlanError, match="found no file at"):
         task_study.import_checkpoint(lab.home, "bc_rnn", TASK, Path("nowhere.pth"), False, said.append)
     with pytest.raises(PlanError, match="expected one that has checkpoints: bc_rnn"):

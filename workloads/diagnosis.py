@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from io_managers.schemas import table
+from resources.training import Attempt, chain, read_curve
 from science.robots.diagnosis import Counts, Diagnosis, State, Verdict, diagnose
 from science.robots.diagnosis.gathering import Trained, gather
 from science.robots.policies.registry import find_policy
@@ -35,7 +36,13 @@ def main() -> None:
         spec = find_policy(job.params["policy"])
         checkpoint = chosen_checkpoint(job) if spec.trained else None
         rows = _rollouts(job, checkpoint)
-        request = RolloutRequest(task.key, spec.name, checkpoint.path if checkpoint else None)
+        engines = {row["engine"] for row in rows}
+        request = RolloutRequest(
+            task.key,
+            spec.name,
+            checkpoint.path if checkpoint else None,
+            engine=engines.pop() if len(engines) == 1 else None,
+        )
 
         with rollout_pool(job) as pool:
 
@@ -67,7 +74,10 @@ def _rollouts(job: Job, checkpoint: ChosenCheckpoint | None) -> list[dict[str, A
 
 
 def _trained(job: Job, checkpoint: ChosenCheckpoint) -> Trained:
-    attempt = job.input("checkpoint").frame().filter(pl.col("attempt") == checkpoint.row["attempt"]).sort("step")
+    rows = job.input("checkpoint").frame()
+    links = _chain(job, checkpoint)
+    names = [attempt.name for attempt, _ in links] or [checkpoint.row["attempt"]]
+    attempt = rows.filter(pl.col("attempt").is_in(names)).sort("step")
     curve = attempt.select("step", "selection_successes", "selection_n").drop_nulls()
     dataset, recording = None, None
     demonstrations = job.inputs("demonstrations").get(job.params["task"])
@@ -75,7 +85,7 @@ def _trained(job: Job, checkpoint: ChosenCheckpoint) -> Trained:
         rows = demonstrations.frame()
         name = rows["dataset_artifact"][0]
         # Other demonstrations than those that it was trained on would say nothing of its training.
-        if checkpoint.row["demonstrations_hash"] in (None, name.partition(".")[0]):
+        if checkpoint.row["demonstrations_hash"] == name.partition(".")[0]:
             dataset = job.artifact(name)
             if rows["origin"][0] == "scripted":
                 recording = Counts(int(rows["kept"].sum()), len(rows))
@@ -85,21 +95,31 @@ def _trained(job: Job, checkpoint: ChosenCheckpoint) -> Trained:
         dataset,
         recording,
         list(curve.iter_rows()),
-        _losses(job, checkpoint) or list(attempt.select("step", "loss").drop_nulls().iter_rows()),
+        _losses(links, checkpoint) or list(attempt.select("step", "loss").drop_nulls().iter_rows()),
     )
 
 
-def _losses(job: Job, checkpoint: ChosenCheckpoint) -> list[tuple[int, float]]:
-    """The whole loss curve, where the attempt's directory is still there; its kept steps are in the table."""
-    path = job.home.training / job.params["policy"] / job.params["task"] / checkpoint.row["attempt"] / "curve.jsonl"
-    points = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def _chain(job: Job, checkpoint: ChosenCheckpoint) -> list[tuple[Attempt, int]]:
+    """The attempt of a checkpoint and what it went on from; empty for an import, or where the directory is gone."""
+    directory = job.home.training / job.params["policy"] / job.params["task"] / checkpoint.row["attempt"]
+    return chain(Attempt.read(directory)) if (directory / "attempt.json").exists() else []
+
+
+def _losses(links: Sequence[tuple[Attempt, int]], checkpoint: ChosenCheckpoint) -> list[tuple[int, float]]:
+    """The whole loss curve up to a checkpoint; the table has its kept steps only."""
+    points = [
+        point
+        for attempt, last in links
+        for point in read_curve(Path(attempt.directory))
+        if point["step"] <= min(last, checkpoint.row["step"])
+    ]
     return [(point["step"], point["loss"]) for point in points if point.get("loss") is not None]
 
 
 def _publish(job: Job, diagnosis: Diagnosis, row: dict[str, Any]) -> None:
     path = job.directory / "evidence.json"
     path.write_text(diagnosis.to_json())
-    names = ("suite", "task", "policy", "checkpoint_hash", "step", "evaluation")
+    names = ("suite", "task", "policy", "checkpoint_hash", "step", "evaluation", "environment_hash")
     constants = {name: row[name] for name in names} | {
         "verdict": str(diagnosis.verdict),
         "cause": str(diagnosis.cause),

@@ -10,11 +10,13 @@ from typing import Any
 import polars as pl
 
 from io_managers.schemas import table
+from science.robots.policies.base import PolicySpec
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import ERROR, SOLVED_AT_RESET, SUCCESS, Episode
 from science.robots.rollouts.pool import RolloutPool, RolloutRequest
 from science.robots.rollouts.store import EpisodeStore, Evaluation, evaluate
 from science.robots.seeds import EVALUATION, take
+from science.robots.tasks.base import Task
 from science.robots.tasks.registry import find_task, require_available
 from workloads.job import Job, open_job
 from workloads.policy_inputs import chosen_checkpoint
@@ -28,6 +30,7 @@ def main() -> None:
         task = find_task(job.params["task"])
         require_available(task)
         spec = find_policy(job.params["policy"])
+        _refuse_what_does_not_apply(job, task, spec)
         checkpoint = chosen_checkpoint(job, job.params["step"]) if spec.trained else None
         request = RolloutRequest(
             task=task.key,
@@ -38,8 +41,8 @@ def main() -> None:
         seeds = take(EVALUATION, job.params["n"], job.params["first_seed"])
         with rollout_pool(job) as pool:
             episodes = evaluate_all(job, pool, request, seeds, job.params["arms"])
-            if job.params["expert_seeds"]:
-                _check_expert(job, pool, task.key, seeds[: job.params["expert_seeds"]])
+            if not spec.control:
+                _check_expert(job, pool, task, seeds[: job.params["expert_seeds"]])
         evaluation = Evaluation.of(request)
         store = EpisodeStore(job.home.episodes)
         constants = {
@@ -63,6 +66,14 @@ def main() -> None:
         _check(job, episodes)
         schema = {column.name: column.dtype for column in table("rollouts").columns}
         job.publish(pl.DataFrame(rows, schema=schema), _metadata(episodes, evaluation))
+
+
+def _refuse_what_does_not_apply(job: Job, task: Task, spec: PolicySpec) -> None:
+    engine, step = job.params["engine"], job.params["step"]
+    if engine not in (None, *task.engines):
+        raise ValueError(f"found engine {engine!r} for task {task.key}, expected one of {list(task.engines)}")
+    if step is not None and not spec.trained:
+        raise ValueError(f"found step {step} for policy {spec.name!r}, which has no checkpoints; leave it out")
 
 
 def rollout_pool(job: Job) -> RolloutPool:
@@ -100,9 +111,13 @@ def _check(job: Job, episodes: Sequence[Episode]) -> None:
     job.check("not_solved_at_reset", not solved, {"seeds": solved[:20]}, blocking=False)
 
 
-def _check_expert(job: Job, pool: RolloutPool, task: str, seeds: Sequence[int]) -> None:
+def _check_expert(job: Job, pool: RolloutPool, task: Task, seeds: Sequence[int]) -> None:
     """The scripted expert on some of the same seeds, through the very same evaluator."""
-    request = RolloutRequest(task=task, policy="scripted", engine=job.params["engine"])
+    if task.expert is None or not seeds:
+        why = f"suite {task.suite} has no scripted expert" if task.expert is None else "not asked for"
+        job.check("expert_succeeds", True, {"not_run": why}, blocking=False)
+        return
+    request = RolloutRequest(task=task.key, policy="scripted", engine=job.params["engine"])
     outcomes = [each.outcome for each in evaluate_all(job, pool, request, seeds, ["control"])]
     job.check("expert_succeeds", SUCCESS in outcomes, {"successes": outcomes.count(SUCCESS), "n": len(outcomes)})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import polars as pl
 from io_managers.content import file_hash
 from io_managers.schemas import table
 from provenance.lineage import git_commit, library_versions
+from resources.training import Attempt, chain, checkpoints_in, read_curve
 from science.robots.bc_rnn.checkpoint import inspect_checkpoint
-from science.robots.bc_rnn.config import BcRnnConfig, ConfigError
+from science.robots.bc_rnn.config import SELECTION as SELECTION_SETTING
+from science.robots.bc_rnn.config import BcRnnConfig
 from science.robots.bc_rnn.training import TrainingResult, train
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import run_episode
@@ -37,33 +39,26 @@ class TrainingStopped(RuntimeError):
 def main() -> None:
     """Run the job."""
     with open_job() as job:
-        attempt = job.params["attempt"]
-        directory = Path(attempt["directory"])
-        task = find_task(job.params["task"])
-        require_available(task)
-        settings = dict(attempt["settings"])
-        selection_seeds = take(SELECTION, settings.pop("selection_n"))
-        run = _Run(job, task, directory, _config(settings), selection_seeds)
+        attempt = Attempt(**job.params["attempt"])
+        ending = Path(attempt.directory) / "ending"
         try:
-            result = run.train(attempt["resume_from"])
+            task = find_task(job.params["task"])
+            require_available(task)
+            settings = dict(attempt.settings)
+            selection_seeds = take(SELECTION, settings.pop(SELECTION_SETTING))
+            run = _Run(job, task, Path(attempt.directory), BcRnnConfig.from_settings(settings), selection_seeds)
+            result = run.train(attempt.resume_from)
         except Exception as error:
-            (directory / "ending").write_text(f"{type(error).__name__}: {error}")
+            ending.write_text(f"{type(error).__name__}: {error}")
             raise
         if not result.finished:
-            (directory / "ending").write_text(f"stopped at step {result.last_step}")
+            ending.write_text(f"stopped at step {result.last_step}")
             raise TrainingStopped(
                 f"the training was asked to end at step {result.last_step} of {run.config.steps}; its checkpoint is "
                 f"kept: resume it with intent: resume, resume_step: {result.last_step}"
             )
-        (directory / "ending").write_text("FINISHED")
+        ending.write_text("FINISHED")
         _publish(job, attempt, run, result)
-
-
-def _config(settings: Mapping[str, Any]) -> BcRnnConfig:
-    known = {**BcRnnConfig().settings(), **settings}
-    if unknown := sorted(set(settings) - set(BcRnnConfig().settings())):
-        raise ConfigError(f"found settings {unknown}, expected some of {sorted(BcRnnConfig().settings())}")
-    return BcRnnConfig.from_settings(known)
 
 
 class _Run:
@@ -72,8 +67,6 @@ class _Run:
     def __init__(self, job: Job, task: Task, directory: Path, config: BcRnnConfig, selection_seeds: list[int]):
         self.job, self.task, self.directory, self.config = job, task, directory, config
         self.selection_seeds = selection_seeds
-        self.curve: list[dict[str, Any]] = []
-        self.selected: dict[int, tuple[int, int]] = {}
         self._losses: list[float] = []
         self._stop = False
 
@@ -111,65 +104,70 @@ class _Run:
         policy = find_policy(self.job.params["policy"]).make(self.task, path)
         outcomes = [run_episode(self._simulation, policy, seed).outcome for seed in self.selection_seeds]
         ended = [outcome for outcome in outcomes if outcome in ("success", "failure")]
-        self.selected[step] = (ended.count("success"), len(ended))
         self._record({"step": step, "selection_successes": ended.count("success"), "selection_n": len(ended)})
         self.job.say(f"step {step}: {ended.count('success')} of {len(ended)} selection episodes solved")
 
     def _record(self, point: dict[str, Any]) -> None:
-        self.curve.append(point)
         with (self.directory / "curve.jsonl").open("a") as stream:
             stream.write(json.dumps(point) + "\n")
 
 
-def _publish(job: Job, attempt: Mapping[str, Any], run: _Run, result: TrainingResult) -> None:
-    chosen = max(result.checkpoints, key=lambda step: (*run.selected.get(step, (0, 0))[:1], step))
-    losses = {point["step"]: point["loss"] for point in run.curve if "loss" in point}
-    constants = {
+def _publish(job: Job, attempt: Attempt, run: _Run, result: TrainingResult) -> None:
+    """Report every kept checkpoint of the attempt and of those that it went on from, and choose among them."""
+    rows: list[dict[str, Any]] = []
+    curve: list[dict[str, Any]] = []
+    for each, last in chain(attempt):
+        points = [point for point in read_curve(Path(each.directory)) if point["step"] <= last]
+        checkpoints = {step: path for step, path in checkpoints_in(Path(each.directory)).items() if step <= last}
+        rows += [_row(job, run, each, step, path, points) for step, path in checkpoints.items()]
+        curve += points
+    chosen = max(rows, key=lambda row: (row["selection_successes"] or 0, row["step"], row["attempt"]))
+    chosen["chosen"] = True
+    losses = [point["loss"] for point in curve if point.get("loss") is not None]
+    tenth = max(1, len(losses) // 10)
+    first, last_mean = (sum(each) / len(each) for each in (losses[:tenth], losses[-tenth:]))
+    job.check("complete", result.finished, {"last_step": result.last_step, "checkpoints": len(rows)})
+    job.check("loss_fell", last_mean < first, {"first_tenth": first, "last_tenth": last_mean}, blocking=False)
+    schema = {column.name: column.dtype for column in table("checkpoint").columns}
+    metadata: dict[str, Any] = {
+        "attempt": attempt.name,
+        "intent": attempt.intent,
+        "chosen_step": chosen["step"],
+        "loss": last_mean,
+        "curve": {"raw_value": inline_png(training_figure(curve), "loss and success over training"), "type": "md"},
+    }
+    if chosen["selection_n"] is not None:
+        metadata["selection"] = f"{chosen['selection_successes']} of {chosen['selection_n']} on the selection seeds"
+    job.publish(pl.DataFrame(rows, schema=schema).sort("step", descending=True), metadata)
+
+
+def _row(
+    job: Job, run: _Run, attempt: Attempt, step: int, path: Path, points: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    info = inspect_checkpoint(path)
+    at_step = {name: value for point in points if point["step"] == step for name, value in point.items()}
+    return {
         "suite": run.task.suite,
         "task": run.task.name,
         "policy": job.params["policy"],
+        "checkpoint_hash": file_hash(path),
+        "checkpoint_artifact": job.keep_copy(path),
         "origin": "TRAINED",
-        "attempt": attempt["name"],
-        "seed": run.config.seed,
-        "demonstrations_hash": attempt["demonstrations_hash"],
-        "config_hash": attempt["config_hash"],
-        "settings": json.dumps(run.config.settings(), sort_keys=True),
-        "versions": json.dumps(library_versions()),
+        "attempt": attempt.name,
+        "step": step,
+        "chosen": False,
+        "loss": at_step.get("loss"),
+        "selection_successes": at_step.get("selection_successes"),
+        "selection_n": at_step.get("selection_n"),
+        "seed": attempt.settings["seed"],
+        "demonstrations_hash": attempt.demonstrations_hash,
+        "config_hash": attempt.config_hash,
+        "settings": json.dumps(dict(attempt.settings), sort_keys=True),
+        "versions": json.dumps({**library_versions(), **info.versions}),
         "git_commit": git_commit(),
         "source": None,
         "recorded_at": datetime.now(UTC),
     }
-    rows = []
-    for step, path in sorted(result.checkpoints.items(), reverse=True):
-        inspect_checkpoint(path)
-        successes, n = run.selected.get(step, (None, None))
-        rows.append(
-            constants
-            | {
-                "step": step,
-                "chosen": step == chosen,
-                "checkpoint_hash": file_hash(path),
-                "checkpoint_artifact": job.keep_copy(path),
-                "loss": losses.get(step),
-                "selection_successes": successes,
-                "selection_n": n,
-            }
-        )
-    tenth = max(1, len(result.losses) // 10)
-    first, last = (sum(each) / len(each) for each in (result.losses[:tenth], result.losses[-tenth:]))
-    job.check("complete", result.finished, {"last_step": result.last_step, "checkpoints": len(rows)})
-    job.check("loss_fell", last < first, {"first_tenth": first, "last_tenth": last}, blocking=False)
-    schema = {column.name: column.dtype for column in table("checkpoint").columns}
-    metadata: dict[str, Any] = {
-        "attempt": attempt["name"],
-        "intent": attempt["intent"],
-        "chosen_step": chosen,
-        "loss": last,
-        "curve": {"raw_value": inline_png(training_figure(run.curve), "loss and success over training"), "type": "md"},
-    }
-    if chosen in run.selected:
-        metadata["selection"] = "{} of {} on the selection seeds".format(*run.selected[chosen])
-    job.publish(pl.DataFrame(rows, schema=schema), metadata)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def _video(job: Job, simulation: Any, renderer: SceneRenderer, row: dict[str, An
     caption = f"{row['policy']} {row['arm']} seed {row['seed']}: {row['outcome']}"
     shown.append(poster_markdown(video.poster, artifact_url(name), caption))
     columns = (
-        *("suite", "task", "policy", "checkpoint_hash", "step", "evaluation"),
+        *("suite", "task", "policy", "checkpoint_hash", "step", "evaluation", "environment_hash"),
         *("seed", "arm", "outcome", "stage"),
     )
     return {column: row[column] for column in columns} | {

@@ -34,7 +34,17 @@ def _leaderboard(policies: Sequence[PolicySpec]) -> dg.AssetsDefinition:
         check_specs=[
             dg.AssetCheckSpec(
                 "controls_present", asset=BENCHMARK, description="every task of a policy has both of its controls"
-            )
+            ),
+            dg.AssetCheckSpec(
+                "every_rate_chosen",
+                asset=BENCHMARK,
+                description="the chosen checkpoint of every policy and task was rolled out; others are named",
+            ),
+            dg.AssetCheckSpec(
+                "one_environment",
+                asset=BENCHMARK,
+                description="all rates of a task were measured with the same simulator, robosuite and task version",
+            ),
         ],
     )
     def benchmark_policy(context: dg.AssetExecutionContext, **rates: dict[str, TablePartition]):
@@ -45,6 +55,18 @@ def _leaderboard(policies: Sequence[PolicySpec]) -> dg.AssetsDefinition:
         order = ["suite", "task", "arm", "control", "rate", "policy"]
         board = pl.concat(frames).filter("chosen").select(columns)
         board = board.sort(order, descending=[False, False, False, False, True, False], nulls_last=True)
+        rated = set(board.select(pl.format("{}.{} {}", "suite", "task", "policy")).to_series())
+        unrated = sorted(
+            f"{task} {name}"
+            for name, partitions in rates.items()
+            for task in partitions
+            if f"{task} {name}" not in rated
+        )
+        mixed = (
+            board.group_by("suite", "task")
+            .agg(pl.col("environment_hash").n_unique())
+            .filter(pl.col("environment_hash") > 1)
+        )
         controls = [each.name for each in policies if each.control]
         without = _without_controls(rates, controls)
         return materialised(
@@ -52,8 +74,17 @@ def _leaderboard(policies: Sequence[PolicySpec]) -> dg.AssetsDefinition:
             {
                 "table": dg.MetadataValue.md(board_markdown(board)),
                 "tasks": len({key for partitions in rates.values() for key in partitions}),
+                "without_a_rate": dg.MetadataValue.json(unrated),
             },
-            [dg.AssetCheckResult(check_name="controls_present", passed=not without, metadata={"without": without})],
+            [
+                dg.AssetCheckResult(check_name="controls_present", passed=not without, metadata={"without": without}),
+                dg.AssetCheckResult(check_name="every_rate_chosen", passed=not unrated, metadata={"without": unrated}),
+                dg.AssetCheckResult(
+                    check_name="one_environment",
+                    passed=mixed.is_empty(),
+                    metadata={"mixed": [f"{suite}.{task}" for suite, task, _ in mixed.iter_rows()]},
+                ),
+            ],
         )
 
     return benchmark_policy
@@ -125,7 +156,11 @@ def paired_rows(episodes: pl.DataFrame) -> tuple[list[dict], list[str]]:
     rows, unshared = [], []
     for (suite, task), of_task in episodes.group_by("suite", "task", maintain_order=True):
         outcomes = {policy: solved(each) for (policy,), each in of_task.group_by("policy", maintain_order=True)}
+        environments = dict(of_task.select("policy", "environment_hash").unique().iter_rows())
         for a, b in combinations(sorted(outcomes), 2):
+            if environments[a] != environments[b]:
+                unshared.append(f"{suite}.{task}: {a} and {b} ran in different environments")
+                continue
             if not set(outcomes[a]) & set(outcomes[b]):
                 unshared.append(f"{suite}.{task}: {a} and {b}")
                 continue

@@ -1,5 +1,7 @@
 """Checkpoints of one policy: trained on a node under an explicit intent, or imported from a file."""
 
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from pydantic import Field
 
 from assets.policy.keys import DEMONSTRATIONS, policy_key
 from assets.policy.recipes import recipe
-from assets.policy.rollouts import with_earlier
+from assets.policy.rollouts import earlier_rows, with_earlier
 from assets.policy.tasks import task_of
 from home import Home
 from io_managers.content import file_hash
@@ -17,8 +19,8 @@ from io_managers.tables import TablePartition
 from partitions import TASKS
 from provenance.lineage import Input
 from resources.compute.compute import Compute
-from resources.compute.interface import Needs
-from resources.training import Attempt, Intent, IntentRefused, begin_attempt, plan_training
+from resources.compute.interface import Needs, Status
+from resources.training import Attempt, Intent, attempts_without_rows, begin_attempt, plan_training
 from science.robots.policies.base import PolicySpec
 
 CHECKPOINT_CHECKS = {
@@ -65,6 +67,7 @@ def build_checkpoint(policy: PolicySpec) -> dg.AssetsDefinition:
     ):
         task = task_of(context)
         home = Home(Path(compute.home))
+        earlier = earlier_rows(context, tables)
         if config.external:
             result = yield from compute.run(
                 context,
@@ -80,19 +83,20 @@ def build_checkpoint(policy: PolicySpec) -> dg.AssetsDefinition:
                 needs=Needs(cpus=1, memory_gb=4, environment=task.environment),
             )
             source = Input("file", config.external, file_hash(Path(config.external)), None, config.external)
-            new = Rows(result.rows.frame, [source], result.rows.job_key)
+            # Demonstrations are loaded for training; an import was not made from them.
+            new = Rows(result.rows.frame, [source], result.rows.job_key, loaded_were_read=False)
         else:
-            attempt = _begin(context, config, home, policy, task.key, demonstrations)
+            attempt = _begin(context, config, tables, home, policy, task.key, demonstrations)
             result = yield from compute.run(
                 context,
                 policy.train or "",
                 inputs={"demonstrations": demonstrations[task.key]},
                 params={"task": task.key, "policy": policy.name, "attempt": attempt.described()},
                 needs=Needs(cpus=1, memory_gb=6, environment=task.environment),
-                on_end=lambda _: _keep_attempt(context, tables, attempt),
+                on_end=lambda _, status: _keep_attempt(context, tables, attempt, status),
             )
             new = result.rows
-        rows = with_earlier(context, tables, new, ["checkpoint_hash", "attempt"], chosen=False)
+        rows = with_earlier(new, earlier, "checkpoint", ["checkpoint_hash", "attempt"], chosen=False)
         yield materialised(rows, result.metadata, result.checks)
 
     return checkpoint
@@ -101,6 +105,7 @@ def build_checkpoint(policy: PolicySpec) -> dg.AssetsDefinition:
 def _begin(
     context: dg.AssetExecutionContext,
     config: CheckpointConfig,
+    tables: TableIOManager,
     home: Home,
     policy: PolicySpec,
     task: str,
@@ -118,20 +123,42 @@ def _begin(
             f"checkpoint with `tracebed checkpoint import {policy.name} {task} PATH`",
             allow_retries=False,
         )
-    intent = Intent(config.intent, config.resume_steps.get(task, config.resume_step))
-    settings = recipe(policy.name, task) | dict(config.overrides)
+    for lost in attempts_without_rows(home, policy.name, task):
+        _keep_attempt(context, tables, lost, None)
+    dataset = Path(demonstrations[task].frame()["dataset_artifact"][0]).stem
     try:
-        plan = plan_training(home, policy.name, task, settings, intent)
-    except IntentRefused as refused:
+        settings, free = resolved_settings(policy, task, config.overrides)
+        intent = Intent(config.intent, config.resume_steps.get(task, config.resume_step))
+        plan = plan_training(home, policy.name, task, settings, intent, free=free, demonstrations_hash=dataset)
+    except ValueError as refused:
         raise dg.Failure(str(refused), allow_retries=False) from refused
     context.log.info(plan.sentence)
-    dataset = demonstrations[task].frame()["dataset_artifact"][0]
-    return begin_attempt(home, plan, Path(dataset).stem, context.run_id)
+    return begin_attempt(home, plan, dataset, context.run_id)
 
 
-def _keep_attempt(context: dg.AssetExecutionContext, tables: TableIOManager, attempt: Attempt) -> None:
+def resolved_settings(
+    policy: PolicySpec, task: str, overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], frozenset[str]]:
+    """All settings of a training, and those that a resume may change.
+
+    Raises
+    ------
+    ValueError
+        For a recipe or an override that cannot be used.
+    """
+    configured = recipe(policy.name, task) | dict(overrides)
+    if policy.settings is None:
+        return configured, frozenset()
+    module, _, function = policy.settings.partition(":")
+    return getattr(import_module(module), function)(configured)
+
+
+def _keep_attempt(
+    context: dg.AssetExecutionContext, tables: TableIOManager, attempt: Attempt, status: Status | None
+) -> None:
     """Publish the attempt and its curve, however the job ended."""
-    for name, rows in attempt.recorded().items():
+    ended = f"{status.ending}: {status.detail}" if status is not None and status.ending is not None else None
+    for name, rows in attempt.recorded(ended).items():
         tables.store.publish(
             name,
             (attempt.policy, attempt.task, attempt.name),

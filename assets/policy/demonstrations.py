@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.policy.keys import DEMONSTRATIONS
-from assets.policy.recipes import recipe
+from assets.policy.recipes import demonstrations_recipe
 from assets.policy.tasks import task_of
 from io_managers.content import file_hash
 from io_managers.table_io_manager import Rows, materialised
@@ -56,7 +56,7 @@ def demonstrations(context: dg.AssetExecutionContext, config: DemonstrationsConf
             "task": task.key,
             "source": config.source,
             "rename": dict(config.rename),
-            "recipe": recipe("demonstrations", task.key) | given,
+            "recipe": demonstrations_recipe(task.key, given),
         },
         needs=Needs(cpus=1, memory_gb=4, environment=task.environment),
     )

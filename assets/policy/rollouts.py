@@ -1,5 +1,6 @@
 """Rollouts of one policy: episodes of the task on evaluation seeds, unperturbed and perturbed."""
 
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -8,8 +9,9 @@ from pydantic import Field
 
 from assets.policy.keys import policy_key
 from assets.policy.tasks import task_of
+from io_managers.schemas import table
 from io_managers.table_io_manager import Rows, TableIOManager, materialised
-from io_managers.tables import MissingPartition, TablePartition
+from io_managers.tables import DamagedPartition, MissingPartition, TablePartition
 from partitions import TASKS
 from provenance.lineage import Input
 from resources.compute.compute import Compute
@@ -70,6 +72,7 @@ def build_rollouts(policy: PolicySpec) -> dg.AssetsDefinition:
         **inputs: TablePartition,
     ):
         task = task_of(context)
+        earlier = earlier_rows(context, tables)
         result = yield from compute.run(
             context,
             "workloads.rollouts",
@@ -77,36 +80,53 @@ def build_rollouts(policy: PolicySpec) -> dg.AssetsDefinition:
             params={
                 "task": task.key,
                 "policy": policy.name,
-                "expert_seeds": 0 if policy.control or not task.has_expert else config.expert_seeds,
+                "expert_seeds": 0 if policy.control else config.expert_seeds,
                 **config.model_dump(exclude={"expert_seeds"}),
             },
             needs=Needs(cpus=config.workers or 2, memory_gb=6, environment=task.environment),
         )
-        rows = with_earlier_rollouts(context, tables, result.rows)
+        rows = with_earlier(result.rows, earlier, "rollouts", ["evaluation", "arm", "seed"])
         yield materialised(rows, {**result.metadata, "rows_of_all_evaluations": rows.frame.height}, result.checks)
 
     return rollouts
 
 
-def with_earlier_rollouts(context: dg.AssetExecutionContext, tables: TableIOManager, new: Rows) -> Rows:
-    """New rows, and after them the published ones of episodes that the new rows do not hold."""
-    return with_earlier(context, tables, new, ["evaluation", "arm", "seed"])
+def earlier_rows(context: dg.AssetExecutionContext, tables: TableIOManager) -> TablePartition | None:
+    """What this partition published before; looked at before any work is done.
 
-
-def with_earlier(
-    context: dg.AssetExecutionContext, tables: TableIOManager, new: Rows, identity: list[str], **changed: Any
-) -> Rows:
-    """New rows, and after them what this partition published before of another ``identity``; nothing is overwritten.
-
-    ``changed`` sets columns of the earlier rows (`chosen=False`).
+    Raises
+    ------
+    dagster.Failure
+        When it is damaged: its rows would be lost.
     """
     try:
         earlier = tables.own_partition(context)
+        earlier.frame()
     except MissingPartition:
-        return new
+        return None
+    except (DamagedPartition, pl.exceptions.PolarsError) as damage:
+        raise dg.Failure(
+            f"what this partition published before cannot be read, and would be lost: {damage}. Move that file away to "
+            "begin a new table partition without its rows",
+            allow_retries=False,
+        ) from damage
+    return earlier
+
+
+def with_earlier(new: Rows, earlier: TablePartition | None, name: str, identity: list[str], **changed: Any) -> Rows:
+    """New rows of table ``name``, and after them the earlier ones of another ``identity``; nothing is overwritten.
+
+    ``changed`` sets columns of the earlier rows (`chosen=False`). Columns that the table did not have then are null.
+    """
+    if earlier is None:
+        return replace(new, replaces="")
+    schema = {column.name: column.dtype for column in table(name).columns}
     kept = earlier.frame().join(new.frame.select(identity), on=identity, how="anti", nulls_equal=True)
-    kept = kept.with_columns(**{name: pl.lit(value) for name, value in changed.items()})
-    if kept.is_empty():
-        return new
-    frame = pl.concat([new.frame.select(kept.columns), kept])
-    return Rows(frame, [*new.files, Input.of(earlier)], new.job_key)
+    kept = kept.with_columns(**{column: pl.lit(value) for column, value in changed.items()})
+    merged = pl.concat([new.frame, kept], how="diagonal").select(
+        pl.col(column).cast(dtype)
+        if column in {*new.frame.columns, *kept.columns}
+        else pl.lit(None, dtype).alias(column)
+        for column, dtype in schema.items()
+    )
+    return replace(new, frame=merged, files=[*new.files, Input.of(earlier)], replaces=earlier.data_version)

@@ -99,7 +99,8 @@ def _rate(episodes: pl.DataFrame, control: pl.DataFrame | None) -> dict:
     n = successes + failures
     interval = wilson(successes, n)
     first = episodes.row(0, named=True)
-    row = {name: first[name] for name in ("suite", "task", "policy", "checkpoint_hash", "step", "evaluation", "arm")}
+    names = ("suite", "task", "policy", "checkpoint_hash", "step", "evaluation", "environment_hash", "arm")
+    row = {name: first[name] for name in names}
     row |= {
         "n": n,
         "successes": successes,

@@ -77,7 +77,7 @@ def _encoder(variant: EncoderVariant) -> dg.AssetsDefinition:
             inputs={"cohort": {section: cohort[section] for section in variant.cohort}},
             params=params,
             needs=_NEEDS,
-            on_end=lambda directory: _keep_attempts(context, tables, variant, directory),
+            on_end=lambda directory, _: _keep_attempts(context, tables, variant, directory),
         )
         yield materialised(result.rows, result.metadata, result.checks)
 
@@ -116,7 +116,7 @@ def _embedding(variant: EncoderVariant) -> dg.AssetsDefinition:
             "workloads.embedding",
             inputs={"section": section, "encoder": encoder},
             params={"variant": variant.name, "variant_hash": variant.hash},
-            on_end=lambda directory: _keep_attempts(context, tables, variant, directory),
+            on_end=lambda directory, _: _keep_attempts(context, tables, variant, directory),
         )
         yield materialised(result.rows, result.metadata, result.checks)
 

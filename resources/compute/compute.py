@@ -66,14 +66,14 @@ class Compute(dg.ConfigurableResource):
         inputs: Inputs,
         params: Mapping[str, Any] | None = None,
         needs: Needs = Needs(),  # noqa: B008 - immutable
-        on_end: Callable[[Path], None] | None = None,
+        on_end: Callable[[Path, Status | None], None] | None = None,
     ) -> Generator[dg.AssetCheckResult, None, JobResult]:
         """Run `python -m <module>` on the inputs and wait: ``result = yield from compute.run(...)`` in an asset.
 
         A job that fails may have reported checks first; those are yielded, so that they show, before the failure.
 
-        ``on_end`` is called with the job directory as soon as the job has ended, however it ended: it keeps what must
-        not be lost with a failure.
+        ``on_end`` is called with the job directory and how the job ended (None where the run was interrupted) as soon
+        as that is so: it keeps what must not be lost with a failure.
 
         Raises
         ------
@@ -105,9 +105,12 @@ class Compute(dg.ConfigurableResource):
             }
             spec = JobSpec(key, files.path, module, needs, environment)
             context.log.info(f"job {key}: {module} on site {self.site}, in {files.path}")
-            status = self._drive(spec)
-        if on_end:
-            on_end(files.path)
+            status = None
+            try:
+                status = self._drive(spec)
+            finally:
+                if on_end:
+                    on_end(files.path, status)
         if status.ending != Ending.SUCCEEDED:
             yield from _checks(session)
             raise _failure(spec, status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,3 +118,35 @@ class BcRnnConfig:
                 policy.learning_rate.step_every_batch = True
         config.lock()
         return config
+
+
+SELECTION = "selection_n"
+"""Episodes on the selection seeds at each checkpoint: a setting of the training job, not of the network."""
+
+
+def resolve(configured: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
+    """All settings of a training, defaults included, and the names of those that a resume may change.
+
+    The number of steps is one of them only under a constant learning rate: a cosine ends where it was meant to end.
+
+    Raises
+    ------
+    ConfigError
+        For unknown names, values of another type, or settings that no policy can be trained with.
+    """
+    known = {**BcRnnConfig().settings(), SELECTION: 10}
+    if unknown := sorted(set(configured) - set(known)):
+        raise ConfigError(f"found settings {unknown} of bc_rnn, expected some of {sorted(known)}")
+    for name, value in configured.items():
+        default = known[name]
+        fits = isinstance(value, type(default)) or default is None or (type(default) is float and type(value) is int)
+        if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise ConfigError(
+                f"found {name} = {value!r} for bc_rnn, expected {type(default).__name__} like {default!r}"
+            )
+    settings = {**known, **configured}
+    config = BcRnnConfig.from_settings({name: value for name, value in settings.items() if name != SELECTION})
+    if settings[SELECTION] < 0:
+        raise ConfigError(f"found {SELECTION} = {settings[SELECTION]}, expected at least 0")
+    free = {"checkpoint_every", SELECTION} | ({"steps"} if config.schedule == CONSTANT else set())
+    return {**config.settings(), SELECTION: settings[SELECTION]}, frozenset(free)

@@ -60,6 +60,8 @@ class PolicySpec:
         a checkpoint (None for a policy that is not trained) and returns a `Policy`.
     trained : whether there is a checkpoint asset behind it.
     train : module of the workload that trains it; None where checkpoints are only imported.
+    settings : `module:function`, called with what was configured for a training; returns all of its settings, checked,
+        and the names of those that a resume may change. Imports nothing heavy.
     facts : `module:function`, called with the `Path` of a checkpoint; returns what is known of its settings (fields of
         `science.robots.diagnosis.facts.Facts`) for a diagnosis.
     control : whether it stands in every table as a bound, not as a contestant.
@@ -71,6 +73,7 @@ class PolicySpec:
     load: str
     trained: bool = False
     train: str | None = None
+    settings: str | None = None
     facts: str | None = None
     control: bool = False
     version: str = "1"

@@ -10,5 +10,6 @@ SPEC = PolicySpec(
     load="science.robots.bc_rnn.policy:load",
     trained=True,
     train="workloads.train_bc_rnn",
+    settings="science.robots.bc_rnn.config:resolve",
     facts="science.robots.bc_rnn.facts:facts",
 )
