@@ -99,7 +99,7 @@ def without_normalisation(content: dict[str, Any]) -> None:
 def with_other_statistics(content: dict[str, Any]) -> None:
     """Give a checkpoint's content statistics of another scale, as of another dataset."""
     for statistics in content["obs_normalization_stats"].values():
-        statistics["std"] = (10 * np.asarray(statistics["std"])).tolist()
+        statistics["scale"] = (10 * np.asarray(statistics["scale"])).tolist()
 
 
 def edited(checkpoint: Path, destination: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
