@@ -173,3 +173,31 @@ def test_a_site_that_does_not_exist_is_refused(home):
 def test_a_result_frame_keeps_its_types(home):
     _, (result,), _ = run_probe(home, "work")
     assert result.rows.frame.schema == pl.Schema({"note": pl.String()})
+
+
+@pytest.mark.parametrize(("behaviour", "ending"), [("work", "SUCCEEDED"), ("raise", "USER_ERROR"), ("sleep", None)])
+def test_what_must_not_be_lost_is_kept_however_the_job_ends_also_when_the_run_is_interrupted(
+    home, monkeypatch, behaviour, ending
+):
+    kept = []
+
+    @dg.asset
+    def probe(context: dg.AssetExecutionContext, compute: Compute):
+        params = {"behaviour": behaviour, "text": "x"}
+        yield from compute.run(context, "workload_probe", inputs={}, params=params, on_end=lambda d, s: kept.append(s))
+        yield dg.MaterializeResult()
+
+    if behaviour == "sleep":
+
+        def interrupted(self, handles):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(LocalBackend, "poll", interrupted)
+    with dg.DagsterInstance.ephemeral(tempdir=str(home.root)) as instance:
+        resources = {"compute": Compute(home=str(home.root))}
+        try:
+            dg.materialize([probe], resources=resources, instance=instance, raise_on_error=False)
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            assert behaviour == "sleep"
+    (status,) = kept
+    assert (None if status is None else status.ending) == ending
