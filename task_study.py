@@ -21,8 +21,9 @@ from io_managers.catalog import ensure_catalog
 from io_managers.tables import TableStore
 from materialise import Config, Plan, PlanError, Say, require_daemon, run_here, submit
 from partitions import TASKS, task_keys
+from resources.attempts import known_attempts
 from resources.tasks import registered_task
-from resources.training import Intent, IntentRefused, known_attempts, plan_training
+from resources.training import Intent, IntentRefused, plan_training
 from science.robots.policies.base import PolicySpec
 from science.robots.policies.registry import policy_specs
 from science.robots.tasks.registry import suites

@@ -14,7 +14,7 @@ from defs import build_defs
 from home import Home
 from io_managers.tables import TableStore
 from materialise import PlanError, materialise
-from resources.training import known_attempts
+from resources.attempts import known_attempts
 from science.robots.tasks.base import TaskError
 
 TASK = "open.Lift"

@@ -12,15 +12,8 @@ from assets.policy.recipes import RecipeError, demonstrations_recipe, recipe
 from home import Home
 from io_managers.catalog import ensure_catalog
 from io_managers.tables import TableStore
-from resources.training import (
-    Intent,
-    IntentRefused,
-    attempts_without_rows,
-    begin_attempt,
-    chain,
-    known_attempts,
-    plan_training,
-)
+from resources.attempts import attempts_without_rows, chain, known_attempts
+from resources.training import Intent, IntentRefused, begin_attempt, plan_training
 from science.robots.bc_rnn.config import BcRnnConfig, ConfigError, resolve
 
 SETTINGS = {"steps": 100, "learning_rate": 0.001}

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from io_managers.schemas import table
-from resources.training import Attempt, chain, read_curve
+from resources.attempts import Attempt, chain, read_curve
 from science.robots.diagnosis import Counts, Diagnosis, State, Verdict, diagnose
 from science.robots.diagnosis.gathering import Trained, gather
 from science.robots.policies.registry import find_policy

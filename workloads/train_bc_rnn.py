@@ -14,7 +14,7 @@ import polars as pl
 from io_managers.content import file_hash
 from io_managers.schemas import table
 from provenance.lineage import git_commit, library_versions
-from resources.training import Attempt, chain, checkpoints_in, read_curve
+from resources.attempts import Attempt, chain, checkpoints_in, read_curve
 from science.robots.bc_rnn.checkpoint import inspect_checkpoint
 from science.robots.bc_rnn.config import SELECTION as SELECTION_SETTING
 from science.robots.bc_rnn.config import BcRnnConfig

@@ -18,9 +18,10 @@ from io_managers.table_io_manager import SKIP_MISSING, Rows, TableIOManager, mat
 from io_managers.tables import TablePartition
 from partitions import TASKS
 from provenance.lineage import Input
+from resources.attempts import Attempt, attempts_without_rows
 from resources.compute.compute import Compute
 from resources.compute.interface import Needs, Status
-from resources.training import Attempt, Intent, attempts_without_rows, begin_attempt, plan_training
+from resources.training import Intent, begin_attempt, plan_training
 from science.robots.policies.base import PolicySpec
 
 CHECKPOINT_CHECKS = {
