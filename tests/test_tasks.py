@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from science.robots.policies import registry as policy_registry
+from science.robots import entries
 from science.robots.policies.base import PolicyError
 from science.robots.policies.registry import find_policy, policy_specs
 from science.robots.policies.scripted import make_expert
@@ -318,11 +318,10 @@ def test_an_unknown_name_is_answered_with_those_that_there_are():
 
 
 def test_two_packages_may_not_claim_one_name(monkeypatch):
-    def entries(group):
+    def two(group):
         return [EntryPoint("twice", "science.robots.tasks.open_suite:SUITE", group), EntryPoint("twice", "b:C", group)]
 
-    monkeypatch.setattr(registry, "entry_points", entries)
-    monkeypatch.setattr(policy_registry, "entry_points", entries)
+    monkeypatch.setattr(entries, "entry_points", two)
     with pytest.raises(TaskError, match="two suites of the name 'twice'"):
         suites()
     with pytest.raises(PolicyError, match="two policies of the name 'twice'"):
@@ -338,7 +337,7 @@ def test_two_packages_may_not_claim_one_name(monkeypatch):
     ],
 )
 def test_a_broken_suite_is_named(monkeypatch, name, value, says):
-    monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint(name, value, group)])
+    monkeypatch.setattr(entries, "entry_points", lambda group: [EntryPoint(name, value, group)])
     with pytest.raises(TaskError, match=says):
         registry.find_suite(name)
 

@@ -15,6 +15,8 @@ world's: ``clip(gain * error)``.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 
 from science.robots.expert_moves import (
@@ -74,9 +76,9 @@ class Expert(Policy):
         action[6] = command.fingers
         return np.clip(action, -1.0, 1.0)
 
+    @abstractmethod
     def decide(self, gripper: Gripper, observation: Observation) -> Command:
         """Where the gripper is to go now."""
-        raise NotImplementedError
 
 
 class LiftExpert(Expert):

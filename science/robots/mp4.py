@@ -96,7 +96,7 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
             encoder.stdin.close()
         except BrokenPipeError:  # ffmpeg ended early: what it said tells why
             pass
-        except BaseException:
+        except BaseException:  # also when interrupted: an encoder without its writer would wait for ever
             encoder.kill()
             raise
         finally:

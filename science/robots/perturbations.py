@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ class PerturbationError(ValueError):
     """An arm that does not exist, or an effect that a task cannot have."""
 
 
-class Effect:
+class Effect(ABC):
     """What a perturbation does. ``vector`` is what was drawn when it fired."""
 
     def draw(
@@ -53,9 +54,9 @@ class Effect:
         """What this episode's firing needs; None where it cannot fire here."""
         return np.zeros(0)
 
+    @abstractmethod
     def apply(self, simulation: Simulation, target: str, vector: np.ndarray, action: np.ndarray, k: int) -> np.ndarray:
         """Do the ``k``-th step of the effect; returns the action that is taken instead of ``action``."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

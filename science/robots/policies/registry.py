@@ -6,8 +6,9 @@ Loading a spec imports nothing heavy; the policy itself is imported when it is m
 from __future__ import annotations
 
 import re
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
+from science.robots.entries import entries, load
 from science.robots.policies.base import PolicyError, PolicySpec
 
 GROUP = "tracebed.policies"
@@ -15,27 +16,11 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def _entries() -> dict[str, EntryPoint]:
-    """The group's entry points by name; a name that two packages claim is refused."""
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=GROUP):
-        known = found.setdefault(entry.name, entry)
-        if known.value != entry.value:
-            raise PolicyError(
-                f"found two policies of the name {entry.name!r}, {known.value} and {entry.value}; expected one: "
-                f"uninstall one of the packages that bring them"
-            )
-    return found
+    return entries(GROUP, "policies", PolicyError)
 
 
 def _load(entry: EntryPoint) -> PolicySpec:
-    try:
-        spec = entry.load()
-    except (ImportError, AttributeError) as error:
-        raise PolicyError(
-            f"the policy {entry.name!r} could not be loaded from {entry.value}: {error}; repair or remove its package"
-        ) from error
-    if not isinstance(spec, PolicySpec):
-        raise PolicyError(f"found {type(spec).__name__} at {entry.value}, expected a PolicySpec named {entry.name!r}")
+    spec = load(entry, PolicySpec, "policy", PolicyError)
     if spec.name != entry.name or not _NAME.fullmatch(spec.name):
         raise PolicyError(
             f"found policy {spec.name!r} at {entry.value}, expected the entry point's name {entry.name!r}, which "
@@ -52,7 +37,7 @@ def policy_specs() -> dict[str, PolicySpec]:
     PolicyError
         For a name that two packages claim, or an entry that is not a spec.
     """
-    return {name: _load(entry) for name, entry in sorted(_entries().items())}
+    return {name: _load(entry) for name, entry in _entries().items()}
 
 
 def find_policy(name: str) -> PolicySpec:
@@ -63,10 +48,10 @@ def find_policy(name: str) -> PolicySpec:
     PolicyError
         When none is installed under it, naming those that are.
     """
-    entries = _entries()
-    if name not in entries:
+    known = _entries()
+    if name not in known:
         raise PolicyError(
-            f"found no policy {name!r}, expected one of {sorted(entries)}; a policy is installed by a package with an "
+            f"found no policy {name!r}, expected one of {sorted(known)}; a policy is installed by a package with an "
             f"entry point in {GROUP!r}"
         )
-    return _load(entries[name])
+    return _load(known[name])

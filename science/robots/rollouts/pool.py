@@ -129,7 +129,7 @@ class RolloutPool:
             find_perturbation(arm)
         try:
             _Run(self._workers, self._n_workers, request, waiting, on_episode, time_limit_s).to_the_end()
-        except BaseException:
+        except BaseException:  # also when interrupted: workers hold episodes that nobody would collect
             self.close()
             raise
 

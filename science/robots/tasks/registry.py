@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
+from science.robots.entries import entries, load
 from science.robots.tasks.base import Suite, Task, TaskError
 
 GROUP = "tracebed.suites"
@@ -17,27 +18,11 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def _entries() -> dict[str, EntryPoint]:
-    """The group's entry points by name; a name that two packages claim is refused."""
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=GROUP):
-        known = found.setdefault(entry.name, entry)
-        if known.value != entry.value:
-            raise TaskError(
-                f"found two suites of the name {entry.name!r}, {known.value} and {entry.value}; expected one: "
-                f"uninstall one of the packages that bring them"
-            )
-    return found
+    return entries(GROUP, "suites", TaskError)
 
 
 def _load(entry: EntryPoint) -> Suite:
-    try:
-        suite = entry.load()
-    except (ImportError, AttributeError) as error:
-        raise TaskError(
-            f"the suite {entry.name!r} could not be loaded from {entry.value}: {error}; repair or remove its package"
-        ) from error
-    if not isinstance(suite, Suite):
-        raise TaskError(f"found {type(suite).__name__} at {entry.value}, expected a Suite for suite {entry.name!r}")
+    suite = load(entry, Suite, "suite", TaskError)
     if suite.name != entry.name or not _NAME.fullmatch(suite.name):
         raise TaskError(
             f"found suite {suite.name!r} at {entry.value}, expected the entry point's name {entry.name!r} "
@@ -60,7 +45,7 @@ def suites() -> dict[str, Suite]:
     TaskError
         For a name that two packages claim, or an entry that is not a suite.
     """
-    return {name: _load(entry) for name, entry in sorted(_entries().items())}
+    return {name: _load(entry) for name, entry in _entries().items()}
 
 
 def find_suite(name: str) -> Suite:
@@ -71,13 +56,13 @@ def find_suite(name: str) -> Suite:
     TaskError
         When none is installed under it.
     """
-    entries = _entries()
-    if name not in entries:
+    known = _entries()
+    if name not in known:
         raise TaskError(
-            f"found no suite {name!r}, expected one of {sorted(entries)}; a suite is installed by a package with an "
+            f"found no suite {name!r}, expected one of {sorted(known)}; a suite is installed by a package with an "
             f"entry point in {GROUP!r}"
         )
-    return _load(entries[name])
+    return _load(known[name])
 
 
 def find_task(key: str) -> Task:
@@ -89,11 +74,11 @@ def find_task(key: str) -> Task:
         When no installed suite has it; the text lists the keys that there are.
     """
     suite_name, _, name = key.partition(".")
-    entries = _entries()
-    if suite_name not in entries or not name:
+    known = _entries()
+    if suite_name not in known or not name:
         keys = sorted(task.key for suite in suites().values() for task in suite.tasks.values())
         raise TaskError(f"found no suite for task {key!r}, expected one of {keys}")
-    suite = _load(entries[suite_name])
+    suite = _load(known[suite_name])
     if name not in suite.tasks:
         keys = sorted(task.key for task in suite.tasks.values())
         reason = suite.unavailable()
