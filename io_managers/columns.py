@@ -1,7 +1,7 @@
 """What a table schema is: columns with names, types, nullability, units and meaning.
 
 A frame that does not fit is refused with the difference. The tables themselves are in `spatial_tables.py`,
-`policy_tables.py` and `lineage_tables.py`.
+`policy_tables.py`, `operations_tables.py` and `lineage_tables.py`.
 """
 
 from __future__ import annotations
@@ -98,6 +98,11 @@ def flag(name: str, meaning: str) -> Column:
 def time(name: str, meaning: str) -> Column:
     """A column of moments, UTC."""
     return Column(name, pl.Datetime("us", "UTC"), meaning, "UTC")
+
+
+def optional_time(name: str, meaning: str) -> Column:
+    """A column of moments, UTC, that may be null."""
+    return Column(name, pl.Datetime("us", "UTC"), meaning, "UTC", nullable=True)
 
 
 SYSTEM_COLUMNS = (

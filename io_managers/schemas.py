@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io_managers.columns import SYSTEM_COLUMNS, Column, SchemaError, TableSchema
 from io_managers.lineage_tables import LINEAGE_TABLES
+from io_managers.operations_tables import OPERATIONS_TABLES
 from io_managers.policy_tables import POLICY_TABLES
 from io_managers.spatial_tables import SPATIAL_TABLES
 
@@ -14,7 +15,9 @@ class UnknownTable(ValueError):
     """A table that does not exist."""
 
 
-TABLES: dict[str, TableSchema] = {each.name: each for each in (*SPATIAL_TABLES, *POLICY_TABLES, *LINEAGE_TABLES)}
+TABLES: dict[str, TableSchema] = {
+    each.name: each for each in (*SPATIAL_TABLES, *POLICY_TABLES, *OPERATIONS_TABLES, *LINEAGE_TABLES)
+}
 
 
 def table(name: str) -> TableSchema:
