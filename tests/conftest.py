@@ -1,10 +1,12 @@
-"""Fixtures that all tests share: a home of their own, where the real sections lie, and the OpenGL that draws."""
+"""Fixtures that all tests share: a home of their own, where the real sections lie, the OpenGL that draws, a real Slurm
+and sshd, and the table of fault tests that `make reliability` writes."""
 
 import os
 import tempfile
 from pathlib import Path
 
 import pytest
+from cluster.conftest_fixtures import cluster, slurm, slurm_without_accounting, sshd  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,3 +43,20 @@ def _gl(wanted: str):
         return choose_gl(wanted)
     except RenderingError as error:
         pytest.skip(str(error))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fault-table", help="write the results of tests marked `fault` to this file, as Markdown")
+
+
+def pytest_runtest_makereport(item, call):
+    """Hand what a fault test is about over to the process that writes the table."""
+    if call.when == "setup" and (mark := item.get_closest_marker("fault")):
+        item.user_properties.append(("fault", list(mark.args)))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if path := config.getoption("--fault-table"):
+        from fault_table import write_fault_table
+
+        write_fault_table(Path(path), terminalreporter.stats)
