@@ -37,6 +37,12 @@ class Home:
     def jobs(self) -> Path:
         return self.root / "jobs"
 
+    def site(self, name: str) -> Path:
+        """What is known of a site: what it last said, its places, its excluded nodes."""
+        folder = self.root / "sites" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     @property
     def dagster(self) -> Path:
         return self.root / "dagster"

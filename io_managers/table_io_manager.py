@@ -28,7 +28,7 @@ from io_managers.artifacts import ArtifactStore
 from io_managers.content import content_hash
 from io_managers.schemas import table
 from io_managers.tables import MissingPartition, TablePartition, TableStore
-from provenance.lineage import Input, Origin, record
+from provenance.lineage import THIS_HOST, Input, Origin, record
 
 
 class LostUpdate(RuntimeError):
@@ -45,7 +45,8 @@ class Rows:
 
     Attributes
     ----------
-    files : inputs beside those that Dagster loaded. job_key : job that computed the rows.
+    files : inputs beside those that Dagster loaded.
+    job_key, node : job that computed the rows, and where; None where the run itself did.
     replaces : data version of the partition that these rows were merged with ('' for none); publishing is refused when
         another run has published in the meantime. None where nothing was merged.
     loaded_were_read : whether what Dagster loaded was used.
@@ -54,6 +55,7 @@ class Rows:
     frame: pl.DataFrame
     files: Sequence[Input] = field(default=())
     job_key: str | None = None
+    node: str | None = None
     replaces: str | None = None
     loaded_were_read: bool = True
 
@@ -215,5 +217,5 @@ class TableIOManager(dg.ConfigurableIOManager):
         frame = table(name).conform(rows.frame)
         asset_name = asset.to_user_string()
         planned = TablePartition(asset_name, partition, content_hash(frame), run_id, self.store.address(name, key))
-        record(self.store, planned, inputs, Origin(code_version, rows.job_key))
+        record(self.store, planned, inputs, Origin(code_version, rows.job_key, rows.node or THIS_HOST))
         return self.store.publish(name, key, frame, asset=asset_name, partition=partition, run_id=run_id)

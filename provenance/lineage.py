@@ -40,6 +40,8 @@ DECIDING_LIBRARIES = (
     "torch",
 )
 
+THIS_HOST = socket.gethostname()
+
 
 @dataclass(frozen=True)
 class Input:
@@ -65,7 +67,7 @@ class Origin:
 
     code_version: str
     job_key: str | None = None
-    node: str = socket.gethostname()
+    node: str = THIS_HOST
 
 
 def record(store: TableStore, output: TablePartition, inputs: Sequence[Input], origin: Origin) -> None:

@@ -1,11 +1,13 @@
 """A workload's side of a job: its inputs, its progress, and its one result.
 
-Everything that a workload writes goes into the job directory; publication is the orchestrator's. An exception that
-leaves the ``with`` block is kept as the job's error, in words, and ends the process with a non-zero code.
+Everything that a workload writes goes into the folder of its launch; publication is the orchestrator's. An exception
+that leaves the ``with`` block is kept as the job's error, in words, and ends the process with a non-zero code.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -14,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from dagster_pipes import PipesContext, open_dagster_pipes
+from dagster_pipes import PipesContext, PipesMessageWriter, PipesMessageWriterChannel, open_dagster_pipes
 
 from home import Home
 from io_managers.artifacts import ArtifactStore
 from io_managers.content import content_hash, file_hash
 from io_managers.tables import TablePartition
+from workloads.fence import require_fence
 
 _PROGRESS_INTERVAL_S = 2.0
 
@@ -29,7 +32,7 @@ class Job:
 
     def __init__(self, pipes: PipesContext):
         self._pipes = pipes
-        self.directory = Path(pipes.get_extra("directory"))
+        self.directory = _launch()
         self.params: Mapping[str, Any] = pipes.get_extra("params")
         self.home = Home(Path(pipes.get_extra("home")))
         self._store = ArtifactStore(self.home.artifacts)
@@ -78,8 +81,19 @@ class Job:
         """Report an asset check; ``blocking`` ones are errors, the others warnings."""
         self._pipes.report_asset_check(name, passed, "ERROR" if blocking else "WARN", _for_pipes(metadata))
 
+    def saved(self, step: int) -> None:
+        """Say that a checkpoint was written: a job that meets its time limit is worth another submission then."""
+        (self.directory / "checkpoint").write_text(str(step))
+
     def publish(self, frame: pl.DataFrame, metadata: Mapping[str, Any] | None = None) -> None:
-        """Report the one result of the job."""
+        """Report the one result of the job.
+
+        Raises
+        ------
+        FencedOut
+            When a newer copy of the job has replaced this one.
+        """
+        require_fence()
         frame.write_parquet(self.directory / "result.parquet")
         self._pipes.report_asset_materialization(_for_pipes(metadata), content_hash(frame))
 
@@ -87,13 +101,34 @@ class Job:
 @contextmanager
 def open_job() -> Iterator[Job]:
     """The running job. Every workload's `main` is one ``with open_job() as job:`` block."""
-    with open_dagster_pipes() as pipes:
-        job = Job(pipes)
-        try:
-            yield job
-        except Exception as error:
-            (job.directory / "error").write_text(f"{type(error).__name__}: {error}")
-            raise
+    try:
+        with open_dagster_pipes(message_writer=_NumberedMessages()) as pipes:
+            yield Job(pipes)
+    except Exception as error:
+        (_launch() / "error").write_text(f"{type(error).__name__}: {error}")
+        raise
+
+
+class _NumberedMessages(PipesMessageWriter):
+    """Appends messages to the launch's own file, numbered, so that a repeated line is recognised."""
+
+    @contextmanager
+    def open(self, params: Mapping[str, Any]) -> Iterator[PipesMessageWriterChannel]:
+        yield _MessageFile(_launch() / "messages")
+
+
+class _MessageFile(PipesMessageWriterChannel):
+    def __init__(self, path: Path):
+        self._path, self._number = path, 0
+
+    def write_message(self, message: Mapping[str, Any]) -> None:
+        self._number += 1
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"number": self._number, "message": message}) + "\n")
+
+
+def _launch() -> Path:
+    return Path(os.environ["TRACEBED_LAUNCH"])
 
 
 def _for_pipes(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
