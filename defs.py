@@ -12,6 +12,9 @@ from typing import Any
 
 import dagster as dg
 
+from assets.operations.incident import incident
+from assets.operations.jobs import jobs
+from assets.operations.sensors import build_reconcile_runs
 from assets.policy.benchmark import build_benchmarks
 from assets.policy.checkpoint import build_checkpoint
 from assets.policy.demonstrations import demonstrations
@@ -58,19 +61,22 @@ def build_defs(*, home: Home | None = None, encoders: Path | None = None, **reso
         for asset in (*build_encoder_assets(variant), build_niche_query(variant), build_niche_figure(variant))
     ]
     policies = tuple(policy_specs().values())
+    assets = [
+        section,
+        section_as_target,
+        rm_ideal,
+        niche_query_controls,
+        *per_variant,
+        build_benchmark(variants),
+        demonstrations,
+        *(asset for policy in policies for asset in policy_assets(policy)),
+        *build_benchmarks(policies),
+        jobs,
+        incident,
+    ]
     return dg.Definitions(
-        assets=[
-            section,
-            section_as_target,
-            rm_ideal,
-            niche_query_controls,
-            *per_variant,
-            build_benchmark(variants),
-            demonstrations,
-            *(asset for policy in policies for asset in policy_assets(policy)),
-            *build_benchmarks(policies),
-        ],
-        sensors=[mirror_section_keys],
+        assets=assets,
+        sensors=[mirror_section_keys, build_reconcile_runs(assets)],
         resources={
             "tables": TableIOManager(home=str(home.root)),
             "compute": Compute(home=str(home.root)),

@@ -161,7 +161,24 @@ class _Resume:
         return "; ".join(told)
 
 
-def begin_attempt(home: Home, plan: TrainingPlan, demonstrations_hash: str, run_id: str) -> Attempt:
+def begun_attempt(
+    home: Home, policy: str, task: str, settings: Mapping[str, Any], demonstrations_hash: str, root_run: str
+) -> Attempt | None:
+    """The attempt that this run, or the one that it re-executes, has begun with the same settings; None before that.
+
+    It is the same attempt that goes on, not a new one: its intent was judged when it began.
+    """
+    found = sorted((home.training / policy / task).glob(f"*-{root_run[:8]}/attempt.json"))
+    begun = [Attempt.read(path.parent) for path in found]
+    fitting = [
+        each
+        for each in begun
+        if each.config_hash == config_hash(settings) and each.demonstrations_hash == demonstrations_hash
+    ]
+    return fitting[-1] if fitting else None
+
+
+def begin_attempt(home: Home, plan: TrainingPlan, demonstrations_hash: str, root_run: str) -> Attempt:
     """Create the attempt's directory and write down what it is, before anything is trained.
 
     Raises
@@ -170,7 +187,7 @@ def begin_attempt(home: Home, plan: TrainingPlan, demonstrations_hash: str, run_
         When the directory exists: an attempt is never written over.
     """
     now = datetime.now(UTC)
-    name = f"{now:%Y%m%d-%H%M%S}-{run_id[:8]}"
+    name = f"{now:%Y%m%d-%H%M%S}-{root_run[:8]}"
     directory = home.training / plan.policy / plan.task / name
     directory.mkdir(parents=True)
     attempt = Attempt(

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from files import write_whole
 from io_managers.content import file_hash
 from io_managers.schemas import table
 from provenance.lineage import git_commit, library_versions
@@ -26,6 +27,7 @@ from science.robots.tasks.base import Task
 from science.robots.tasks.engines import make_simulation
 from science.robots.tasks.registry import find_task, require_available
 from science.robots.training_figure import training_figure
+from workloads.fence import require_fence
 from workloads.job import Job, open_job
 from workloads.policy_inputs import inline_png
 
@@ -47,7 +49,8 @@ def main() -> None:
             settings = dict(attempt.settings)
             selection_seeds = take(SELECTION, settings.pop(SELECTION_SETTING))
             run = _Run(job, task, Path(attempt.directory), BcRnnConfig.from_settings(settings), selection_seeds)
-            result = run.train(attempt.resume_from)
+            ending.unlink(missing_ok=True)
+            result = run.train(attempt)
         except Exception as error:
             ending.write_text(f"{type(error).__name__}: {error}")
             raise
@@ -70,11 +73,15 @@ class _Run:
         self._losses: list[float] = []
         self._stop = False
 
-    def train(self, resume_from: str | None) -> TrainingResult:
-        """Train to the end, or until SIGTERM: then the step is finished, saved, and nothing is lost."""
+    def train(self, attempt: Attempt) -> TrainingResult:
+        """Train to the end, or until SIGTERM: then the step is finished, saved, and nothing is lost.
+
+        An attempt whose node failed, or whose time was up, goes on from its own last checkpoint.
+        """
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stop", True))
         dataset = self.job.artifact(self.job.input("demonstrations").frame()["dataset_artifact"][0])
         self._simulation = make_simulation(self.task) if self.selection_seeds else None
+        resume_from = self._own_last_checkpoint() or attempt.resume_from
         try:
             return train(
                 self.config,
@@ -83,6 +90,7 @@ class _Run:
                 self.directory,
                 resume_from=Path(resume_from) if resume_from else None,
                 on_step=self._on_step,
+                before_checkpoint=require_fence,
                 on_checkpoint=self._on_checkpoint,
                 should_stop=lambda: self._stop,
             )
@@ -90,15 +98,29 @@ class _Run:
             if self._simulation is not None:
                 self._simulation.close()
 
+    def _own_last_checkpoint(self) -> str | None:
+        """The last checkpoint of this attempt, where it was begun before; the curve is cut back to it."""
+        own = checkpoints_in(self.directory)
+        if not own:
+            return None
+        step, path = max(own.items())
+        points = [point for point in read_curve(self.directory) if point["step"] <= step]
+        lines = "".join(json.dumps(point) + "\n" for point in points)
+        write_whole(self.directory / "curve.jsonl", lambda draft: draft.write_text(lines))
+        self.job.say(f"this attempt was begun before and goes on from step {step}")
+        return str(path)
+
     def _on_step(self, step: int, loss: float, learning_rate: float) -> None:
         self._losses.append(loss)
         if step % _LOG_EVERY_STEPS == 0 or step == self.config.steps:
+            require_fence()
             mean = sum(self._losses) / len(self._losses)
             self._losses.clear()
             self._record({"step": step, "loss": mean})
             self.job.progress(step / self.config.steps, f"step {step} of {self.config.steps}: loss {mean:.3f}")
 
     def _on_checkpoint(self, step: int, path: Path) -> None:
+        self.job.saved(step)
         if self._simulation is None or self._stop:
             return
         policy = find_policy(self.job.params["policy"]).make(self.task, path)

@@ -1,6 +1,7 @@
 """Checkpoints of one policy: trained on a node under an explicit intent, or imported from a file."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,17 @@ from pydantic import Field
 from assets.policy.keys import DEMONSTRATIONS, policy_key
 from assets.policy.recipes import recipe
 from assets.policy.rollouts import earlier_rows, with_earlier
-from assets.policy.tasks import task_of
+from assets.policy.tasks import task_needs, task_of
 from home import Home
 from io_managers.content import file_hash
-from io_managers.table_io_manager import SKIP_MISSING, Rows, TableIOManager, materialised
+from io_managers.table_io_manager import SKIP_MISSING, TableIOManager, materialised
 from io_managers.tables import TablePartition
 from partitions import TASKS
 from provenance.lineage import Input
 from resources.attempts import Attempt, attempts_without_rows
-from resources.compute.compute import Compute
-from resources.compute.interface import Needs, Status
-from resources.training import Intent, begin_attempt, plan_training
+from resources.compute.compute import Compute, root_run
+from resources.compute.interface import Status
+from resources.training import Intent, begin_attempt, begun_attempt, plan_training
 from science.robots.policies.base import PolicySpec
 
 CHECKPOINT_CHECKS = {
@@ -79,13 +80,13 @@ def build_checkpoint(policy: PolicySpec) -> dg.AssetsDefinition:
                     "policy": policy.name,
                     "path": config.external,
                     "trusted": config.trusted,
-                    "run_id": context.run_id,
+                    "run_id": root_run(context),
                 },
-                needs=Needs(cpus=1, memory_gb=4, environment=task.environment),
+                needs=task_needs(task, *policy.packages),
             )
             source = Input("file", config.external, file_hash(Path(config.external)), None, config.external)
             # Demonstrations are loaded for training; an import was not made from them.
-            new = Rows(result.rows.frame, [source], result.rows.job_key, loaded_were_read=False)
+            new = replace(result.rows, files=[source], loaded_were_read=False)
         else:
             attempt = _begin(context, config, tables, home, policy, task.key, demonstrations)
             result = yield from compute.run(
@@ -93,7 +94,7 @@ def build_checkpoint(policy: PolicySpec) -> dg.AssetsDefinition:
                 policy.train or "",
                 inputs={"demonstrations": demonstrations[task.key]},
                 params={"task": task.key, "policy": policy.name, "attempt": attempt.described()},
-                needs=Needs(cpus=1, memory_gb=6, environment=task.environment),
+                needs=task_needs(task, *policy.packages, memory_gb=6),
                 on_end=lambda _, status: _keep_attempt(context, tables, attempt, status),
             )
             new = result.rows
@@ -129,12 +130,15 @@ def _begin(
     dataset = Path(demonstrations[task].frame()["dataset_artifact"][0]).stem
     try:
         settings, free = resolved_settings(policy, task, config.overrides)
+        if begun := begun_attempt(home, policy.name, task, settings, dataset, root_run(context)):
+            context.log.info(f"attempt {begun.name} was begun by the run that this one re-executes: it goes on")
+            return begun
         intent = Intent(config.intent, config.resume_steps.get(task, config.resume_step))
         plan = plan_training(home, policy.name, task, settings, intent, free=free, demonstrations_hash=dataset)
     except ValueError as refused:
         raise dg.Failure(str(refused), allow_retries=False) from refused
     context.log.info(plan.sentence)
-    return begin_attempt(home, plan, dataset, context.run_id)
+    return begin_attempt(home, plan, dataset, root_run(context))
 
 
 def resolved_settings(

@@ -1,5 +1,6 @@
 """Demonstrations of a task: recorded from its scripted expert, or imported from a file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -7,13 +8,12 @@ from pydantic import Field
 
 from assets.policy.keys import DEMONSTRATIONS
 from assets.policy.recipes import demonstrations_recipe
-from assets.policy.tasks import task_of
+from assets.policy.tasks import task_needs, task_of
 from io_managers.content import file_hash
-from io_managers.table_io_manager import Rows, materialised
+from io_managers.table_io_manager import materialised
 from partitions import TASKS
 from provenance.lineage import Input
 from resources.compute.compute import Compute
-from resources.compute.interface import Needs
 
 DEMONSTRATION_CHECKS = {
     "valid": "shapes, lengths, env_args, masks and values are what robomimic and the task expect",
@@ -58,7 +58,7 @@ def demonstrations(context: dg.AssetExecutionContext, config: DemonstrationsConf
             "rename": dict(config.rename),
             "recipe": demonstrations_recipe(task.key, given),
         },
-        needs=Needs(cpus=1, memory_gb=4, environment=task.environment),
+        needs=task_needs(task),
     )
     files = [Input("file", config.source, file_hash(Path(config.source)), None, config.source)] if config.source else []
-    yield materialised(Rows(result.rows.frame, files, result.rows.job_key), result.metadata, result.checks)
+    yield materialised(replace(result.rows, files=files), result.metadata, result.checks)

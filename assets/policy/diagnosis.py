@@ -4,12 +4,11 @@ import dagster as dg
 from pydantic import Field
 
 from assets.policy.keys import DEMONSTRATIONS, policy_key
-from assets.policy.tasks import task_of
+from assets.policy.tasks import task_needs, task_of
 from io_managers.table_io_manager import SKIP_MISSING, materialised
 from io_managers.tables import TablePartition
 from partitions import TASKS
 from resources.compute.compute import Compute
-from resources.compute.interface import Needs
 from science.robots.policies.base import PolicySpec
 
 
@@ -58,7 +57,7 @@ def build_diagnosis(policy: PolicySpec) -> dg.AssetsDefinition:
             "workloads.diagnosis",
             inputs=inputs,
             params={"task": task.key, "policy": policy.name, **config.model_dump()},
-            needs=Needs(cpus=2, memory_gb=6, environment=task.environment),
+            needs=task_needs(task, *policy.packages, cpus=2, memory_gb=6),
         )
         yield materialised(result.rows, result.metadata, result.checks)
 

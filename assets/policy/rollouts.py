@@ -8,14 +8,13 @@ import polars as pl
 from pydantic import Field
 
 from assets.policy.keys import policy_key
-from assets.policy.tasks import task_of
+from assets.policy.tasks import task_needs, task_of
 from io_managers.schemas import table
 from io_managers.table_io_manager import Rows, TableIOManager, materialised
 from io_managers.tables import DamagedPartition, MissingPartition, TablePartition
 from partitions import TASKS
 from provenance.lineage import Input
 from resources.compute.compute import Compute
-from resources.compute.interface import Needs
 from science.robots.policies.base import PolicySpec
 
 ARMS = ["control", "drop", "shift", "push", "freeze"]
@@ -83,7 +82,7 @@ def build_rollouts(policy: PolicySpec) -> dg.AssetsDefinition:
                 "expert_seeds": 0 if policy.control else config.expert_seeds,
                 **config.model_dump(exclude={"expert_seeds"}),
             },
-            needs=Needs(cpus=config.workers or 2, memory_gb=6, environment=task.environment),
+            needs=task_needs(task, *policy.packages, cpus=config.workers or 2, memory_gb=6),
         )
         rows = with_earlier(result.rows, earlier, "rollouts", ["evaluation", "arm", "seed"])
         yield materialised(rows, {**result.metadata, "rows_of_all_evaluations": rows.frame.height}, result.checks)

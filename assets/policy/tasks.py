@@ -1,8 +1,17 @@
 """The task behind a partition key."""
 
+from typing import Any
+
 import dagster as dg
 
+from resources.compute.interface import Needs
 from resources.tasks import RegisteredTask, registered_task
+
+
+def task_needs(task: RegisteredTask, *packages: str, **given: Any) -> Needs:
+    """What a job on a task needs: its environment, the simulator, and what is given."""
+    needs = Needs(memory_gb=4, environment=task.environment, packages=("mujoco", "robosuite", *packages))
+    return needs.with_(given)
 
 
 def task_of(context: dg.AssetExecutionContext) -> RegisteredTask:

@@ -4,12 +4,11 @@ import dagster as dg
 from pydantic import Field
 
 from assets.policy.keys import policy_key
-from assets.policy.tasks import task_of
+from assets.policy.tasks import task_needs, task_of
 from io_managers.table_io_manager import materialised
 from io_managers.tables import TablePartition
 from partitions import TASKS
 from resources.compute.compute import Compute
-from resources.compute.interface import Needs
 from science.robots.policies.base import PolicySpec
 
 
@@ -60,7 +59,7 @@ def build_videos(policy: PolicySpec) -> dg.AssetsDefinition:
             "workloads.videos",
             inputs={"rollouts": rollouts, "success_rate": success_rate},
             params={"task": task.key, "policy": policy.name, **config.model_dump()},
-            needs=Needs(cpus=1, memory_gb=4, environment=task.environment),
+            needs=task_needs(task, draws=True),
         )
         yield materialised(result.rows, result.metadata, result.checks)
 

@@ -16,11 +16,9 @@ from io_managers.table_io_manager import TableIOManager, materialised
 from io_managers.tables import TablePartition
 from partitions import SECTIONS, TARGET_SECTIONS
 from resources.compute.compute import Compute
-from resources.compute.interface import Needs
 from science.spatial.validation import CHECKS
 
 ATTEMPTS = "attempts.parquet"
-_NEEDS = Needs(cpus=1, memory_gb=4)
 
 
 def build_encoder_assets(variant: EncoderVariant) -> list[dg.AssetsDefinition]:
@@ -76,7 +74,7 @@ def _encoder(variant: EncoderVariant) -> dg.AssetsDefinition:
             "workloads.encoder",
             inputs={"cohort": {section: cohort[section] for section in variant.cohort}},
             params=params,
-            needs=_NEEDS,
+            needs=variant.needs,
             on_end=lambda directory, _: _keep_attempts(context, tables, variant, directory),
         )
         yield materialised(result.rows, result.metadata, result.checks)
@@ -116,6 +114,7 @@ def _embedding(variant: EncoderVariant) -> dg.AssetsDefinition:
             "workloads.embedding",
             inputs={"section": section, "encoder": encoder},
             params={"variant": variant.name, "variant_hash": variant.hash},
+            needs=variant.needs,
             on_end=lambda directory, _: _keep_attempts(context, tables, variant, directory),
         )
         yield materialised(result.rows, result.metadata, result.checks)

@@ -1,6 +1,7 @@
 """Sections of tissue: loaded, validated, and mirrored into the target role."""
 
 import json
+from dataclasses import replace
 
 import dagster as dg
 
@@ -46,7 +47,7 @@ def section(context: dg.AssetExecutionContext, compute: Compute, tables: dg.Reso
     result = yield from compute.run(context, "workloads.section", inputs={"source": source})
     files = json.loads(source.frame()["files"].item())
     inputs = [Input.of(source), *(Input("file", path, digest, None, path) for path, digest in files.items())]
-    rows = Rows(result.rows.frame, inputs, result.rows.job_key)
+    rows = replace(result.rows, files=inputs)
     yield materialised(rows, result.metadata, result.checks)
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from partitions import valid_key
+from resources.compute.interface import Needs
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_FIELDS = {"method", "cohort", "seeds", "max_refits", "params"}
+_FIELDS = {"method", "cohort", "seeds", "max_refits", "params", "needs"}
 RESERVED = {"controls"}
+_NEEDS = Needs(cpus=1, memory_gb=4, packages=("scanpy",))
 
 
 class VariantError(ValueError):
@@ -34,6 +36,7 @@ class EncoderVariant:
     seeds : nominal seeds; each is a fit and a set of rows.
     max_refits : refits with other seeds that a collapsed fit may take.
     params : parameters of the method.
+    needs : what its jobs need (GPUs, memory, environment, ...); it decides no number, so it is not in the hash.
     """
 
     name: str
@@ -43,6 +46,7 @@ class EncoderVariant:
     seeds: tuple[int, ...] = (0,)
     max_refits: int = 3
     params: Mapping[str, Any] = field(default_factory=dict)
+    needs: Needs = _NEEDS
 
     @property
     def hash(self) -> str:
@@ -94,7 +98,11 @@ def _variant(path: Path, name: str, given: Mapping[str, Any], cohorts: Mapping[s
     _expect(type(refits) is int and refits >= 0, path, f"{where} max_refits = {refits!r}", "a whole number >= 0")
     params = given.get("params", {})
     _expect(isinstance(params, dict), path, f"{where} params = {params!r}", "a table")
-    return EncoderVariant(name, given["method"], cohort, tuple(cohorts[cohort]), tuple(seeds), refits, params)
+    try:
+        needs = _NEEDS.with_(given.get("needs", {}))
+    except ValueError as error:
+        raise VariantError(f"{path}: {where}: {error}") from error
+    return EncoderVariant(name, given["method"], cohort, tuple(cohorts[cohort]), tuple(seeds), refits, params, needs)
 
 
 def _expect(holds: bool, path: Path, found: str, expected: str) -> None:

@@ -65,6 +65,7 @@ def train(
     *,
     resume_from: Path | None = None,
     on_step: Callable[[int, float, float], object] | None = None,
+    before_checkpoint: Callable[[], object] | None = None,
     on_checkpoint: Callable[[int, Path], object] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainingResult:
@@ -74,6 +75,7 @@ def train(
     ----------
     resume_from : a checkpoint of the same settings, task and demonstrations; the result is that of one long run.
     on_step : called as (steps done, loss, learning rate).
+    before_checkpoint : called before a checkpoint is written; what it raises ends the training without it.
     on_checkpoint : called as (steps done, path) once the file is whole.
     should_stop : asked after each step; where it says yes, a checkpoint is written and training returns.
 
@@ -102,6 +104,8 @@ def train(
         stop = should_stop is not None and should_stop()
         if stop or run.step == config.steps or run.step % config.checkpoint_every == 0:
             path = directory / f"step-{run.step:06d}.pth"
+            if before_checkpoint is not None:
+                before_checkpoint()
             run.save(path)
             result.checkpoints[run.step] = path
             if on_checkpoint is not None:

@@ -64,6 +64,7 @@ class PolicySpec:
         and the names of those that a resume may change. Imports nothing heavy.
     facts : `module:function`, called with the `Path` of a checkpoint; returns what is known of its settings (fields of
         `science.robots.diagnosis.facts.Facts`) for a diagnosis.
+    packages : Python packages, by import name, that must be where it is trained or rolled out.
     control : whether it stands in every table as a bound, not as a contestant.
     version : raised whenever the policy's own code changes what it does.
     """
@@ -75,6 +76,7 @@ class PolicySpec:
     train: str | None = None
     settings: str | None = None
     facts: str | None = None
+    packages: tuple[str, ...] = ()
     control: bool = False
     version: str = "1"
 

@@ -12,4 +12,5 @@ SPEC = PolicySpec(
     train="workloads.train_bc_rnn",
     settings="science.robots.bc_rnn.config:resolve",
     facts="science.robots.bc_rnn.facts:facts",
+    packages=("torch", "robomimic"),
 )

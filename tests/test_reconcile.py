@@ -1,0 +1,261 @@
+"""Runs and jobs after the orchestrator died, whole: a real daemon, a real Slurm, the platform's own assets."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from fault_jobs import Bench, until
+
+from assets.operations.jobs import JOBS
+from assets.spatial.keys import SECTION
+from defs import build_defs
+from home import ROOT, Home
+from io_managers.tables import TableStore
+from materialise import materialise, submit
+from registry import register_section
+from resources.compute.compute import JOB_TAG, ROOT_RUN_TAG, Compute
+from resources.compute.job_directory import JobDirectory, every_job, open_jobs, write_text
+from resources.compute.process import this_process
+from resources.compute.sites import load_sites
+from science.spatial.simulate import simulate_cortex
+from science.spatial.simulated_files import write_annotated
+
+KEYS = ("a", "b", "c")
+
+
+class Orchestrator:
+    """A home with three sections, and a daemon on it that can be killed with everything that it started."""
+
+    def __init__(self, folder: Path, sites: str):
+        (folder / "sites.toml").write_text(sites)
+        self.home = Home(folder / "home").ensure()
+        self.marker = f"TRACEBED_TEST_ORCHESTRATOR={folder.name}-{os.getpid()}"
+        name, _, value = self.marker.partition("=")
+        self.environment = {
+            **os.environ,
+            **self.home.environment(),
+            "TRACEBED_SITES": str(folder / "sites.toml"),
+            name: value,
+        }
+        self.log = (folder / "daemon.log").open("w")
+
+    def start(self) -> None:
+        command = [Path(sys.executable).with_name("dagster-daemon"), "run", "-w", ROOT / "workspace.yaml"]
+        subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, stdout=self.log, stderr=self.log, start_new_session=True
+        )
+
+    def kill(self) -> None:
+        """SIGKILL the daemon, its code server, its runs; the jobs, which have left them, go on."""
+        while mine := [pid for pid in _processes(self.marker) if b"TRACEBED_JOB=" not in _environment(pid)]:
+            for pid in mine:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # it has ended, or it is nobody's
+        return b""
+
+
+def _processes(marker: str) -> list[int]:
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if marker.encode() in _environment(pid) and not _zombie(pid)]
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.fixture
+def orchestrator(tmp_path, monkeypatch):
+    """On this host's own site; `on_slurm` changes it."""
+    made = Orchestrator(tmp_path, "[sites.local]\npoll_s = 0.5\n")
+    for name in ("TRACEBED_HOME", "DAGSTER_HOME", "TRACEBED_SITES"):
+        monkeypatch.setenv(name, made.environment[name])
+    with dg.DagsterInstance.get() as instance:
+        for seed, key in enumerate(KEYS):
+            path = tmp_path / f"{key}.h5ad"
+            write_annotated(simulate_cortex(key, seed=seed, n_rows=20, n_cols=20, n_genes=60), path)
+            register_section(made.home, key, path)
+        made.instance = instance
+        yield made
+    made.kill()
+    bench = Bench(tmp_path / "bench", load_sites().site("local"))
+    for job in open_jobs(made.home.jobs):
+        for number in job.submissions():
+            if load_sites().sites[job.recorded()["site"]].scheduler == "none" and (
+                handle := job.submission(number).handle()
+            ):
+                bench.backend.cancel(handle)
+    made.log.close()
+
+
+def _runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    return list(instance.get_runs())
+
+
+def _materialised(instance: dg.DagsterInstance, key: str) -> int:
+    records = dg.AssetRecordsFilter(asset_key=SECTION, asset_partitions=[key])
+    return len(instance.fetch_materializations(records, limit=10).records)
+
+
+@pytest.mark.fault(
+    "the whole orchestrator (daemon, code server, runs) SIGKILLed while three runs are at different points, then "
+    "started anew",
+    "each run's job is found again: one Slurm job and one launch each, each partition materialised by a new run",
+)
+def test_runs_of_a_killed_orchestrator_are_followed_again_with_one_job_each(
+    cluster, orchestrator, monkeypatch, record_property
+):
+    for name, value in cluster.environment().items():
+        orchestrator.environment[name] = value
+        monkeypatch.setenv(name, value)
+    sites = '[runs_on]\ndefault = "cluster"\n[sites.cluster]\nscheduler = "slurm"\npartition = "gpu"\npoll_s = 1.0\n'
+    Path(orchestrator.environment["TRACEBED_SITES"]).write_text(sites)
+    instance, definitions = orchestrator.instance, build_defs(home=orchestrator.home)
+    orchestrator.start()
+    points = random.Random(7)
+    submit(instance, definitions, {SECTION: ["a"]}, "a")
+    until(lambda: list(every_job(orchestrator.home.jobs)), 180, "the first job is there")
+    submit(instance, definitions, {SECTION: ["b"]}, "b")
+    until(lambda: len(_runs(instance)) == 2, 120, "the second run is there")
+    submit(instance, definitions, {SECTION: ["c"]}, "c")
+    until(lambda: len(_runs(instance)) == 3, 120, "the third run is there")
+    time.sleep(points.uniform(0.0, 8.0))
+    orchestrator.kill()
+    before = {run.run_id: run.status for run in _runs(instance)}
+    orchestrator.start()
+    until(lambda: all(_materialised(instance, key) for key in KEYS), 300, "all three are materialised")
+    jobs = list(every_job(orchestrator.home.jobs))
+    launches = [len(job.submission(1).launches()) for job in jobs]
+    asked = cluster.run("sacct", "-X", "-n", "-P", "--format=JobName").stdout.split()
+    names = [f"{job.path.name}.1" for job in jobs]
+    assert [asked.count(name) for name in names] == [1, 1, 1] and launches == [1, 1, 1]
+    assert {job.recorded()["partition"] for job in jobs} == set(KEYS)
+    assert TableStore(orchestrator.home.tables).scan("section").height == 3
+    killed = [run_id for run_id, status in before.items() if status == dg.DagsterRunStatus.STARTED]
+    states = {run.run_id: run.status for run in _runs(instance)}
+    assert all(states[run_id] == dg.DagsterRunStatus.FAILURE for run_id in killed)
+    record_property("measured", f"{len(killed)} of 3 runs were under way; 3 jobs, 3 launches, 3 partitions")
+
+
+@pytest.mark.fault("a run is cancelled in the UI", "its job is cancelled too, with what it started")
+def test_cancelling_a_run_cancels_its_job(cluster, orchestrator, monkeypatch, record_property):
+    for name, value in cluster.environment().items():
+        orchestrator.environment[name] = value
+        monkeypatch.setenv(name, value)
+    sites = '[runs_on]\ndefault = "cluster"\n[sites.cluster]\nscheduler = "slurm"\npartition = "gpu"\npoll_s = 1.0\n'
+    Path(orchestrator.environment["TRACEBED_SITES"]).write_text(sites + 'options = ["--begin=now+600"]\n')
+    instance, definitions = orchestrator.instance, build_defs(home=orchestrator.home)
+    orchestrator.start()
+    submit(instance, definitions, {SECTION: ["a"]}, "a")
+    (job,) = until(lambda: list(every_job(orchestrator.home.jobs)), 180, "the job is there")
+    handle = until(lambda: job.submission(1).handle(), 60, "the job is submitted")
+    (run,) = _runs(instance)
+    assert run.tags.get(JOB_TAG) == job.path.name
+    instance.run_coordinator.cancel_run(run.run_id)
+    until(lambda: _runs(instance)[0].status == dg.DagsterRunStatus.CANCELED, 60, "the run is cancelled")
+    state = until(
+        cluster.run("sacct", "-X", "-n", "-P", "-j", handle.reference, "--format=State").stdout.strip,
+        30,
+        "sacct knows the job",
+    )
+    assert state.startswith("CANCELLED")
+    assert job.submission(1).read_ended()["ending"] == "CANCELLED" and not open_jobs(orchestrator.home.jobs)
+    record_property("measured", f"sacct says {state.split()[0]}")
+
+
+def _evaluate(orchestrator, definitions):
+    sensor = definitions.resolve_sensor_def("reconcile_runs")
+    resources = {"compute": Compute(home=str(orchestrator.home.root))}
+    with dg.build_sensor_context(instance=orchestrator.instance, resources=resources) as context:
+        return sensor(context)
+
+
+def _dead_follower(orchestrator, status: dg.DagsterRunStatus):
+    """A job on this host whose run has a status, and whose follower is a process that has ended."""
+    bench = Bench(orchestrator.home.root, load_sites().site("local"))
+    bench.backend = type(bench.backend)(bench.site, orchestrator.home.site("local"))
+    handle = bench.submit("section-a", "sleep", 300)
+    run = orchestrator.instance.create_run_for_job(
+        build_defs(home=orchestrator.home).resolve_implicit_global_asset_job_def(),
+        asset_selection=frozenset([SECTION]),
+        tags={"dagster/partition": "a"},
+        status=status,
+    )
+    job = next(iter([bench.jobs / "section-a"]))
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import json; from resources.compute.process import *; print(json.dumps(this_process()))",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    content = ended.stdout.strip().removesuffix("}") + f', "run": "{run.run_id}"}}'
+    write_text(job / "followed_by.json", content)
+
+    directory = JobDirectory(job)
+    directory.record({"key": job.name, "asset": "spatial/section", "partition": "a", "site": "local"})
+    directory.mark_open()
+    bench.running(handle)
+    return bench, handle, run, directory
+
+
+def test_a_job_whose_run_was_cancelled_while_nobody_followed_it_is_ended(orchestrator):
+    bench, handle, run, _ = _dead_follower(orchestrator, dg.DagsterRunStatus.CANCELING)
+    _evaluate(orchestrator, build_defs(home=orchestrator.home))
+    assert bench.ended(handle, 20).ending == "CANCELLED"
+    assert not open_jobs(orchestrator.home.jobs)
+    assert orchestrator.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.CANCELED
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE])
+def test_a_job_whose_follower_died_is_followed_by_a_new_run_of_the_same_root(orchestrator, status):
+    bench, handle, run, _ = _dead_follower(orchestrator, status)
+    (request,) = _evaluate(orchestrator, build_defs(home=orchestrator.home)).run_requests
+    assert request.partition_key == "a" and request.asset_selection == [SECTION]
+    assert request.tags[ROOT_RUN_TAG] == run.run_id
+    assert orchestrator.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+    assert bench.status(handle).ending is None, "the job itself goes on"
+    bench.backend.cancel(handle)
+
+
+def test_a_job_that_is_followed_is_left_alone(orchestrator):
+    bench, handle, _, job = _dead_follower(orchestrator, dg.DagsterRunStatus.STARTED)
+    write_text(job.path / "followed_by.json", json.dumps(this_process() | {"run": "someone"}))
+    assert isinstance(_evaluate(orchestrator, build_defs(home=orchestrator.home)), dg.SkipReason)
+    bench.backend.cancel(handle)
+
+
+def test_the_table_of_jobs_names_every_submission(orchestrator):
+    definitions = build_defs(home=orchestrator.home)
+    assert materialise(definitions, orchestrator.instance, SECTION, "a") is None
+    assert materialise(definitions, orchestrator.instance, JOBS, None) is None
+    (row,) = TableStore(orchestrator.home.tables).scan("jobs").iter_rows(named=True)
+    assert (row["asset"], row["partition"], row["site"], row["ending"]) == (
+        "spatial/section",
+        "a",
+        "local",
+        "SUCCEEDED",
+    )
+    assert row["node"] and row["submitted_at"] <= row["ended_at"]
+    lineage = TableStore(orchestrator.home.tables).scan("lineage").filter(pl.col("asset") == "spatial/section")
+    assert set(lineage["job_key"]) == {row["key"]} and set(lineage["node"]) == {row["node"]}
