@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 3000
 
-.PHONY: help demo test test-mimicgen ui lint format bench clean
+.PHONY: help demo test test-mimicgen reliability ui lint format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -33,6 +33,9 @@ test-mimicgen: $(READY)  ## run the mimicgen suite's tests on a checkout of Mimi
 	clone of https://github.com/NVlabs/mimicgen (licence: non-commercial use only)"; exit 2; }
 	CHECKOUT="$(CHECKOUT)" PYTHONPATH="$(CHECKOUT):$$PYTHONPATH" PYTHONDONTWRITEBYTECODE=1 \
 	$(MIMICGEN_PYTHON) -m pytest -p no:cacheprovider tests_mimicgen
+
+reliability: $(READY)  ## run the fault tests on a real Slurm and sshd and write the table of docs/reliability.md
+	$(BIN)/pytest -m fault --fault-table docs/reliability.md
 
 ui: $(READY)  ## Dagster's UI on http://127.0.0.1:3000 (PORT=... for another)
 	$(BIN)/tracebed ui --port $(PORT)
