@@ -27,7 +27,7 @@ def probe_on_path(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", TESTS)
 
 
-def run_probe(home: Home, behaviour: str, site: str | None = None, **params):
+def run_probe(home: Home, behaviour: str, site: str = "", **params):
     results = []
 
     @dg.asset(check_specs=[dg.AssetCheckSpec("looks_right", asset="probe")])

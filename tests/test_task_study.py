@@ -2,11 +2,16 @@
 
 import json
 import os
+import re
+import signal
+import threading
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pytest
+import torch
+from fault_jobs import until
 
 import task_study
 from assets.policy.keys import BENCHMARK, DEMONSTRATIONS, policy_key
@@ -15,6 +20,9 @@ from home import Home
 from io_managers.tables import TableStore
 from materialise import PlanError, materialise
 from resources.attempts import known_attempts
+from resources.compute.job_directory import open_jobs, write_text
+from resources.compute.job_table import job_table
+from science.robots.bc_rnn.checkpoint import read_checkpoint
 from science.robots.tasks.base import TaskError
 
 TASK = "open.Lift"
@@ -209,3 +217,50 @@ def test_demonstrations_are_imported_from_a_file(lab):
     broken.write_bytes(source.read_bytes()[:5000])
     assert "broken.hdf5" in lab.run(DEMONSTRATIONS, {"source": str(broken)})
     assert lab.rows("demonstrations").equals(rows)
+
+
+@pytest.mark.fault(
+    "the node of a BC-RNN training dies after its second checkpoint (another boot id; the process killed)",
+    "the same attempt goes on from its last checkpoint, in a second submission, and gives the weights of one long run",
+)
+def test_a_training_whose_node_failed_goes_on_and_gives_the_weights_of_one_long_run(lab, record_property):
+    config = {"intent": "fresh", "overrides": {"steps": 60, "checkpoint_every": 10, "selection_n": 0}}
+    key = policy_key("checkpoint", "bc_rnn")
+    assert lab.run(key, config) is None
+    failing = threading.Thread(target=_let_the_node_fail, args=(lab.home, set(_attempts(lab))))
+    failing.start()
+    assert lab.run(key, config) is None
+    failing.join()
+    straight, broken = sorted(_attempts(lab))[-2:]
+    rows = job_table(lab.home).filter(pl.col("asset") == "policy/checkpoint/bc_rnn").head(2).sort("submission")
+    assert rows["ending"].to_list() == ["NODE_FAIL", "SUCCEEDED"] and rows["key"].n_unique() == 1
+    log = (lab.home.jobs / rows["key"][0] / "2" / "log").read_text()
+    resumed = int(re.search(r"goes on from step (\d+)", log)[1])
+    assert 20 <= resumed < 60
+    one, other = (
+        read_checkpoint(lab.home.training / "bc_rnn" / TASK / each / "step-000060.pth") for each in (straight, broken)
+    )
+    assert one["model"]["nets"].keys() == other["model"]["nets"].keys()
+    assert all(torch.equal(value, other["model"]["nets"][name]) for name, value in one["model"]["nets"].items())
+    curve = lab.rows("train_curve").filter(pl.col("attempt") == broken)
+    assert curve["step"].is_unique().all()
+    record_property("measured", f"resumed at step {resumed} of 60; weights bit-equal")
+
+
+def _attempts(lab):
+    return [path.name for path in (lab.home.training / "bc_rnn" / TASK).iterdir()]
+
+
+def _let_the_node_fail(home: Home, known: set[str]) -> None:
+    """Kill the training after its second checkpoint, and let its node have been started anew.
+
+    A real reboot is not to be had in a test: the boot id that was recorded at the start is replaced by another one.
+    """
+    folder = home.training / "bc_rnn" / TASK
+    new = until(lambda: [path for path in folder.iterdir() if path.name not in known], 120, "a new attempt begins")[0]
+    until((new / "step-000020.pth").exists, 120, "its second checkpoint is there")
+    (job,) = open_jobs(home.jobs)
+    files = job.submission(1)
+    pid, ticks, _, host = (files.path / "process").read_text().split()
+    write_text(files.path / "process", f"{pid} {ticks} another-boot {host}\n")
+    os.killpg(int(pid), signal.SIGKILL)

@@ -1,18 +1,16 @@
 """What a node took with it when it failed."""
 
 from datetime import datetime
-from pathlib import Path
 
 import dagster as dg
 import polars as pl
 from pydantic import Field
-from resources.compute.incident_sources import IncidentError, investigate
 
-from home import Home
 from io_managers.schemas import table
 from io_managers.table_io_manager import Rows, TableIOManager, materialised
 from io_managers.tables import MissingPartition
 from resources.compute.compute import Compute
+from resources.compute.incident_sources import IncidentError, investigate
 from resources.compute.sites import SiteError, load_sites
 
 INCIDENT = dg.AssetKey(["operations", "incident"])
@@ -47,7 +45,7 @@ def incident(
     tables: dg.ResourceParam[TableIOManager],
 ):
     """The report of one failure, and its rows beside those of earlier ones."""
-    home = Home(Path(compute.home))
+    home = compute.home_folders()
     try:
         site = load_sites().site(config.site)
         found = investigate(home, site, config.node, datetime.fromisoformat(config.at) if config.at else None)

@@ -1,12 +1,10 @@
 """Every job that ran, with what it used."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import dagster as dg
 import polars as pl
 
-from home import Home
 from io_managers.table_io_manager import Rows, materialised
 from resources.compute.compute import Compute
 from resources.compute.job_table import job_table, refresh_usage
@@ -32,7 +30,7 @@ JOBS = dg.AssetKey(["operations", "jobs"])
 )
 def jobs(compute: Compute):
     """The table of jobs as it is now."""
-    home = Home(Path(compute.home))
+    home = compute.home_folders()
     problems = refresh_usage(home, load_sites())
     frame = job_table(home)
     lost = frame.filter(

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import dagster as dg
 from dagster._core.events import DagsterEventType
@@ -19,6 +18,7 @@ from resources.compute.sites import load_sites
 
 _CANCELLED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 _QUIET_S = 60.0
+_LONGEST_START_S = 300.0
 _LOST = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE)
 
 
@@ -37,7 +37,7 @@ def build_reconcile_runs(assets: Sequence[dg.AssetsDefinition]) -> dg.SensorDefi
     )
     def reconcile_runs(context: dg.SensorEvaluationContext, compute: Compute) -> dg.SensorResult | dg.SkipReason:
         """For each job whose follower died: go on with it in a new run, or end it where its run was cancelled."""
-        home = Home(Path(compute.home))
+        home = compute.home_folders()
         requests, said = [], []
         for job in open_jobs(home.jobs):
             follower = job.follower()
@@ -82,14 +82,17 @@ def _end(home: Home, job: JobDirectory) -> str:
 
 
 def _runs_without_process(instance: dg.DagsterInstance, followed: Collection[str]) -> Iterator[dg.DagsterRun]:
-    """Runs that are said to go on but whose processes, as their own events name them, are gone."""
-    quiet_since = datetime.now(UTC) - timedelta(seconds=_QUIET_S)
-    filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], updated_before=quiet_since)
-    for run in instance.get_runs(filters):
+    """Runs that are said to go on but whose processes, as their own events name them, are gone, or never came."""
+    yield from instance.get_runs(_quiet(dg.DagsterRunStatus.STARTING, _LONGEST_START_S))
+    for run in instance.get_runs(_quiet(dg.DagsterRunStatus.STARTED, _QUIET_S)):
         events = instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
         named = [(pid, event.timestamp) for event in events if (pid := _pid(event))]
         if run.run_id not in followed and named and not any(is_same(pid, at) for pid, at in named):
             yield run
+
+
+def _quiet(status: dg.DagsterRunStatus, seconds: float) -> dg.RunsFilter:
+    return dg.RunsFilter(statuses=[status], updated_before=datetime.now(UTC) - timedelta(seconds=seconds))
 
 
 def _pid(event: dg.EventLogEntry) -> int | None:

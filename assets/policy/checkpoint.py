@@ -68,7 +68,7 @@ def build_checkpoint(policy: PolicySpec) -> dg.AssetsDefinition:
         demonstrations: dict[str, TablePartition],
     ):
         task = task_of(context)
-        home = Home(Path(compute.home))
+        home = compute.home_folders()
         earlier = earlier_rows(context, tables)
         if config.external:
             result = yield from compute.run(

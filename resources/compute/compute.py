@@ -58,14 +58,16 @@ class JobResult:
 class Compute(dg.ConfigurableResource):
     """Runs workloads on a site of `sites.toml`."""
 
-    home: str
-    site: str | None = Field(
-        default=None, description="site of sites.toml; default: as its [runs_on] says for the asset's group"
-    )
+    home: str = Field(default="", description="where everything is stored; empty: $TRACEBED_HOME")
+    site: str = Field(default="", description="site of sites.toml; empty: as its [runs_on] says for the asset's group")
 
     needs: dict[str, Any] = Field(
         default={}, description="over what the asset needs: gpus, memory_gb, time_limit_s, environment, ..."
     )
+
+    def home_folders(self) -> Home:
+        """Where everything is stored: a launchpad that names only a site leaves it out."""
+        return Home(Path(self.home)) if self.home else Home.from_env()
 
     def run(
         self,
@@ -92,7 +94,7 @@ class Compute(dg.ConfigurableResource):
         dagster.Failure
             When the job did not succeed: with its ending, its error, and the end of its log.
         """
-        home = Home(Path(self.home))
+        home = self.home_folders()
         site, needs = self._where_and_what(context, needs)
         extras = {
             "inputs": {name: _described(each) for name, each in inputs.items()},
