@@ -280,14 +280,18 @@ def site_login(name: str) -> None:
 @click.option("--site", help="Only jobs of this site.")
 @click.option("--asset", help="Only jobs of assets whose key contains this.")
 @click.option("--open", "only_open", is_flag=True, help="Only jobs that have not ended.")
+@click.option("--usage", is_flag=True, help="Ask the sites what ended jobs used, and show that instead of times.")
 @click.option("--limit", default=40, show_default=True, help="The newest so many.")
 @click.pass_obj
-def jobs_command(home: Home, site: str | None, asset: str | None, only_open: bool, limit: int) -> None:
+def jobs_command(home: Home, site: str | None, asset: str | None, only_open: bool, usage: bool, limit: int) -> None:
     """Every job: what it computes, where it ran, how it ended. Newest first."""
     import polars as pl
 
-    from resources.compute.job_table import job_table
+    from resources.compute.job_table import job_table, refresh_usage
+    from resources.compute.sites import load_sites
 
+    for problem in refresh_usage(home, load_sites()) if usage else ():
+        click.echo(f"not asked: {problem}", err=True)
     frame = job_table(home)
     if site:
         frame = frame.filter(pl.col("site") == site)
@@ -296,8 +300,9 @@ def jobs_command(home: Home, site: str | None, asset: str | None, only_open: boo
     if only_open:
         frame = frame.filter(pl.col("ending").is_null())
     moments = [pl.col(name).dt.strftime("%m-%d %H:%M:%S") for name in ("submitted_at", "started_at", "ended_at")]
-    columns = ["asset", "partition", "submission", "site", "node", "reference", "ending", *moments, "detail", "key"]
-    _print(frame.select(columns).head(limit))
+    used = ["gpus", "cpus", "memory_gb", "elapsed_s", "cpu_s", "max_rss_gb"]
+    what = ["asset", "partition", "submission", "site", "node", "reference", "ending"]
+    _print(frame.select(*what, *(used if usage else [*moments, "detail"]), "key").head(limit))
     click.echo(f"{min(limit, frame.height)} of {frame.height} submissions; times are UTC")
 
 
@@ -311,7 +316,6 @@ def incident_command(home: Home, node: str, at: str | None, site: str | None) ->
     from datetime import datetime
 
     from resources.compute.incident_sources import investigate
-
     from resources.compute.sites import load_sites
 
     sites = load_sites()

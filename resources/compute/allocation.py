@@ -45,6 +45,7 @@ class AllocationBackend(SlurmBackend):
         self._state = state
         self._snapshot = Snapshot(state, site.poll_s, self._seen)
         self._tried: dict[str, float] = {}
+        self._started: set[str] = set()
 
     def submit(self, spec: JobSpec) -> Handle:
         """Ask for an allocation, unless that was done before; `poll` starts the job in it. See `Backend.submit`."""
@@ -79,22 +80,29 @@ class AllocationBackend(SlurmBackend):
 
     def _begun(self, handle: Handle, node: str) -> Status:
         """Start the job on the node of its allocation, unless it was started; tried once a cycle."""
-        waited = time.monotonic() - self._tried.get(handle.key, -1e9)
-        if waited < self.site.poll_s:
+        if handle.key in self._started:  # what the site said last is from before
+            return Status(None, "", State.RUNNING, node)
+        if time.monotonic() - self._tried.get(handle.key, -1e9) < self.site.poll_s:
             return Status(None, _GRANTED, State.PENDING, node)
-        files = SubmissionDirectory(handle.directory)
         try:
-            with locked(handle.directory / "lock") as lock:
-                if files.cancelled:
-                    return Status(None, "its end was asked for before it was started", State.UNKNOWN, node)
-                self._put_inside(files, _job(handle.reference), node)
-                done = supervisor(self.site, node, self._state).run(["start", str(handle.directory)], hold=[lock])
+            return self._start(handle, node)
         except SiteUnavailable as unavailable:  # also a node that has not learnt of the allocation yet
-            self._tried[handle.key] = time.monotonic()
             return Status(None, f"not started yet: {unavailable}", State.UNKNOWN, node)
-        self._tried[handle.key] = time.monotonic()
+        finally:
+            self._tried[handle.key] = time.monotonic()
+
+    def _start(self, handle: Handle, node: str) -> Status:
+        files = SubmissionDirectory(handle.directory)
+        with locked(handle.directory / "lock") as lock:
+            if files.cancelled:
+                raise SiteUnavailable("its end was asked for")
+            self._put_inside(files, _job(handle.reference), node)
+            done = supervisor(self.site, node, self._state).run(["start", str(handle.directory)], hold=[lock])
         if done.code:
             return Status(Ending.LAUNCH_ERROR, f"the job could not be started on {node}: {done.said()}", node=node)
+        if not done.out.strip():  # as when the connection breaks: it may have started
+            raise SiteUnavailable(f"{node} did not say whether the job started; asking again is safe")
+        self._started.add(handle.key)
         return Status(None, "", State.RUNNING, node)
 
     def _put_inside(self, files: SubmissionDirectory, job: str, node: str) -> None:

@@ -87,7 +87,10 @@ _Verdict = tuple[Ending, str] | None
 
 def _ending(submission: SubmissionDirectory, launch: Launch | None, seen: Seen) -> tuple[Ending, str]:
     evidence = _Evidence(submission, launch, launch.exit_code() if launch else None, seen)
-    rules = (_by_preflight, _by_kernel, _by_site, _by_time_limit, _by_cancellation, _by_log, _without_exit_file)
+    rules = (
+        *(_by_preflight, _by_kernel, _by_site, _by_time_limit, _by_cancellation),
+        *(_by_log, _by_place, _without_exit_file),
+    )
     return next((verdict for rule in rules if (verdict := rule(evidence))), None) or _by_exit_code(evidence)
 
 
@@ -135,15 +138,24 @@ def _by_log(evidence: _Evidence) -> _Verdict:
     return None
 
 
+def _by_place(evidence: _Evidence) -> _Verdict:
+    """Where the job directory could not be opened or written, so that there is no exit file."""
+    seen, where = evidence.seen, evidence.submission.path
+    if evidence.code is not None:
+        return None
+    if seen.signal == _LOG_SIGNAL:
+        return Ending.LAUNCH_ERROR, f"the node could not open the log or the working directory ({where})"
+    if seen.code == _EXIT_NO_ROOM:
+        return Ending.NO_EXIT_FILE, "the exit file could not be written: the disk of the job directory is full"
+    if seen.code == _EXIT_NO_PLACE and not (evidence.launch and evidence.launch.error()):
+        return Ending.LAUNCH_ERROR, f"the node could not write to {where}: its disk is full, or it may not write there"
+    return None
+
+
 def _without_exit_file(evidence: _Evidence) -> _Verdict:
     seen = evidence.seen
     if evidence.code is not None:
         return None
-    if seen.signal == _LOG_SIGNAL:
-        where = evidence.submission.path
-        return Ending.LAUNCH_ERROR, f"the node could not open the log or the working directory ({where})"
-    if seen.code == _EXIT_NO_ROOM:
-        return Ending.NO_EXIT_FILE, "the exit file could not be written: the disk of the job directory is full"
     if "BadConstraints" in seen.detail:
         return Ending.LAUNCH_ERROR, f"no node of the site has what the job asks for ({evidence.said})"
     if seen.code in (_EXIT_NO_PLACE, _EXIT_FENCED) or evidence.launch is None:

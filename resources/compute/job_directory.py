@@ -266,8 +266,11 @@ def every_job(jobs: Path) -> Iterator[JobDirectory]:
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that a reader finds all of it or nothing."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    except OSError as error:  # a full disk is not named by the error itself
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _text(path: Path) -> str | None:

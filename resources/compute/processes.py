@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resources.compute.endings import Seen, status
+from resources.compute.endings import Seen
 from resources.compute.interface import Handle, JobSpec, SiteUnavailable, State, Status, SubmissionRefused
 from resources.compute.job_directory import SubmissionDirectory
 from resources.compute.patience import Patience
 from resources.compute.places import locked
+from resources.compute.polling import poll
 from resources.compute.reach import Done, Here, Reach, Ssh
 from resources.compute.sites import Site
 from resources.compute.snapshot import Snapshot
@@ -64,7 +65,8 @@ class ProcessBackend:
         if done.code:
             raise SubmissionRefused(
                 f"the job could not be started on {node or 'this host'} in {directory}: {done.said()}. The home "
-                f"must lie on a file system that the node has at the same path; `tracebed site check {self.site.name}` tries it"
+                "must lie on a file system that the node has at the same path; "
+                f"`tracebed site check {self.site.name}` tries it"
             )
         return done.out.strip()
 
@@ -78,13 +80,7 @@ class ProcessBackend:
 
     def poll(self, handles: Sequence[Handle]) -> Mapping[str, Status]:
         """The state of every job: exit files first, then one question to each node for the others."""
-        found = {handle.key: status(SubmissionDirectory(handle.directory), Seen(State.UNKNOWN)) for handle in handles}
-        open_ = [handle for handle in handles if found[handle.key].ending is None]
-        seen = self._snapshot.seen([handle.reference for handle in open_])
-        for handle in open_:
-            files = SubmissionDirectory(handle.directory)
-            found[handle.key] = status(files, self._patience.believed(files, seen[handle.reference]))
-        return found
+        return poll(handles, self._snapshot, self._patience)
 
     def _seen(self, references: Sequence[str]) -> dict[str, Seen]:
         return ask_supervisors(self.site, self._state, {each: each for each in references})

@@ -28,7 +28,7 @@ from resources.compute.process import this_process
 from resources.compute.retries import another
 from resources.compute.sites import Site
 
-_CYCLE_S = 0.3
+_SHORTEST_CYCLE_S, _LONGEST_CYCLE_S = 0.05, 0.3
 _LONGEST_PAUSE_S = 60.0
 
 Say = Callable[[str], object]
@@ -140,7 +140,7 @@ class JobRun:
                 return handle
 
     def _watched(self, handle: Handle) -> Status:
-        offset, told = 0, ""
+        offset, told, cycle_s = 0, "", _SHORTEST_CYCLE_S
         while True:
             status = self._backend.poll([handle])[handle.key]
             fresh = self._backend.logs(handle, offset)
@@ -153,7 +153,8 @@ class JobRun:
             if now != told and (told or status.state != State.UNKNOWN):
                 self._say(f"job {handle.key} is {now}")
                 told = now
-            time.sleep(_CYCLE_S)
+            time.sleep(cycle_s)
+            cycle_s = min(1.2 * cycle_s, _LONGEST_CYCLE_S)
 
     def _let_go(self, handle: Handle | None) -> None:
         """The run ends before the job: cancel the job if the run was cancelled, leave it running otherwise."""
@@ -168,6 +169,7 @@ class JobRun:
             self._say(f"job {handle.key} goes on; a re-execution of this run finds it again")
 
     def _attach(self) -> None:
+        self.job.path.mkdir(parents=True, exist_ok=True)
         write_text(self.job.path / "followed_by.json", json.dumps(this_process() | {"run": self._run, "at": _now()}))
         self.job.mark_open()
 

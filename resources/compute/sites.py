@@ -38,6 +38,13 @@ class SshHost(_Strict):
     port: int | None = None
     config: Path | None = Field(None, description="a file for `ssh -F`; default: the user's own")
 
+    @field_validator("host", "user")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not value or value.startswith("-"):
+            raise ValueError(f"found {value!r}; expected a name that does not begin with a dash: ssh reads an option")
+        return value
+
     def reach(self, host: str | None = None) -> Ssh:
         """The way to this host, or to another one in the same manner."""
         config = self.config.expanduser() if self.config else None
@@ -120,7 +127,17 @@ class Site(_Strict):
     @field_validator("environments", mode="before")
     @classmethod
     def _prefixes(cls, value: Any) -> Any:
-        return {name: (each,) if isinstance(each, str) else tuple(each) for name, each in dict(value).items()}
+        if not isinstance(value, dict):
+            return value  # refused as what it is
+        return {name: (each,) if isinstance(each, str) else each for name, each in value.items()}
+
+    @field_validator("environments")
+    @classmethod
+    def _can_be_run(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, command in value.items():
+            if not all(command) or not command:
+                raise ValueError(f"{name} is {list(command)}; expected an interpreter, or a command that ends in one")
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> Site:
@@ -130,6 +147,10 @@ class Site(_Strict):
             raise ValueError("nodes are reached through ssh: say host and user there")
         if self.work is not None and not self.work.startswith("/"):
             raise ValueError(f"work is {self.work!r}; expected an absolute path")
+        if not self.root.is_absolute():
+            raise ValueError(f"root is {str(self.root)!r}; expected an absolute path")
+        if "/" in self.name or self.name.startswith(".") or not self.name:
+            raise ValueError(f"its name is {self.name!r}; expected one that can name a folder")
         if "{gpus}" not in self.gpu_request:
             raise ValueError(f"gpu_request is {self.gpu_request!r}; expected {{gpus}} in it")
         return self
@@ -210,16 +231,47 @@ def load_sites(path: Path | None = None) -> Sites:
     path = path or sites_file()
     try:
         content = tomllib.loads(path.read_text())
-        named = {LOCAL: {}, **content.pop("sites", {})}
-        sites = {name: Site(**{**each, "name": name}) for name, each in named.items()}
-        return Sites(sites=sites, **content)
     except FileNotFoundError as missing:
         raise SiteError(f"there is no {path}; `{_SITES_VARIABLE}` names another file") from missing
     except tomllib.TOMLDecodeError as error:
         raise SiteError(f"{path} is not TOML: {error}") from error
+    described = content.pop("sites", {})
+    told: list[str] = []
+    sites: dict[str, Site] = {}
+    for name, entries in {LOCAL: {}, **(described if isinstance(described, dict) else {"": described})}.items():
+        try:
+            sites[name] = Site.model_validate(_named(name, entries))
+        except ValidationError as error:
+            told += _told(error, f"sites.{name}", Site)
+        except SiteError as error:
+            told.append(str(error))
+    try:
+        found = Sites(sites=sites, **content)
     except ValidationError as error:
-        told = "\n".join(
-            f"  - {error.title.lower()} {'.'.join(map(str, each['loc']))}: {each['msg']} (found {each['input']!r})"
-            for each in error.errors(include_url=False)
-        )
-        raise SiteError(f"{path} cannot be used:\n{told}") from error
+        told += _told(error, "", Sites) if not told else []  # a site that was refused is no unknown one
+    if told:
+        raise SiteError(f"{path} cannot be used:\n" + "\n".join(f"  - {each}" for each in told))
+    return found
+
+
+def _named(name: str, entries: Any) -> dict[str, Any]:
+    if not isinstance(entries, dict) or "name" in entries:
+        found = f"found {entries!r}" if not isinstance(entries, dict) else f"found name = {entries['name']!r} in it"
+        raise SiteError(f"sites.{name}: {found}; expected a table [sites.NAME] of entries without `name`")
+    return {**entries, "name": name}
+
+
+def _told(error: ValidationError, where: str, model: type[BaseModel]) -> list[str]:
+    """Each problem: which entry, what was found, what was expected."""
+    told = []
+    for each in error.errors(include_url=False):
+        entry = ".".join(filter(None, (where, *map(str, each["loc"]))))
+        if each["type"] == "extra_forbidden":
+            fields = SshHost if "ssh" in each["loc"] else SlurmNames if "commands" in each["loc"] else model
+            expected = ", ".join(name for name in fields.model_fields if name != "name")
+            told.append(f"{entry}: found {each['input']!r}, but there is no such entry; expected one of {expected}")
+        elif each["type"] == "value_error":
+            told.append(f"{entry}: ".removeprefix(": ") + each["msg"].removeprefix("Value error, "))
+        else:
+            told.append(f"{entry}: found {each['input']!r}; expected: {each['msg']}")
+    return told

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resources.compute import slurm_commands
-from resources.compute.endings import Seen, status
+from resources.compute.endings import Seen
 from resources.compute.interface import (
     Handle,
     JobSpec,
@@ -25,6 +25,7 @@ from resources.compute.interface import (
 from resources.compute.job_directory import SubmissionDirectory
 from resources.compute.patience import Patience
 from resources.compute.places import locked
+from resources.compute.polling import poll
 from resources.compute.sites import Site
 from resources.compute.slurm_commands import Slurm, SubmitError
 from resources.compute.snapshot import Snapshot
@@ -80,8 +81,11 @@ class SlurmBackend:
         return self.slurm.submit(sbatch_options(self.site, spec), str(files.script), hold=[lock])
 
     def _find(self, files: SubmissionDirectory, key: str) -> str | None:
-        """The job of this name, if Slurm has one: the controller is asked first, its accounting second."""
-        queued = self.slurm.queue(name=key)
+        """The job of this name, if there is one: launches tell first, then the controller, then its accounting."""
+        launched = [job for launch in files.launches() if (job := launch.started().get("scheduler_job"))]
+        if launched:  # Slurm may have forgotten it
+            return launched[-1]
+        queued = [job for job, seen in self.slurm.queue(name=key).items() if not _was_refused(seen)]
         if queued:
             return max(queued, key=int)
         if not self.site.accounting:
@@ -93,13 +97,7 @@ class SlurmBackend:
 
     def poll(self, handles: Sequence[Handle]) -> Mapping[str, Status]:
         """The state of every job: exit files first, then one question to Slurm for the others."""
-        found = {handle.key: status(SubmissionDirectory(handle.directory), Seen(State.UNKNOWN)) for handle in handles}
-        open_ = [handle for handle in handles if found[handle.key].ending is None]
-        seen = self._snapshot.seen([handle.reference for handle in open_])
-        for handle in open_:
-            files = SubmissionDirectory(handle.directory)
-            found[handle.key] = status(files, self._patience.believed(files, seen[handle.reference]))
-        return found
+        return poll(handles, self._snapshot, self._patience)
 
     def cancel(self, handle: Handle) -> None:
         """`scancel` the job."""
@@ -130,6 +128,11 @@ def sbatch_options(site: Site, spec: JobSpec) -> list[str]:
         *([f"--signal=B:USR1@{site.warn_s}"] if _can_warn(site) else []),
         *allocation_options(site, spec),
     ]
+
+
+def _was_refused(seen: Seen) -> bool:
+    """A submission that Slurm refuses may leave a job behind that failed before it had a node (BadConstraints)."""
+    return seen.state == State.ENDED and seen.word == "FAILED" and seen.node is None
 
 
 def _can_warn(site: Site) -> bool:

@@ -127,9 +127,12 @@ class Slurm:
         queue = self.queue()
         ended = [job for job in jobs if job not in queue or queue[job].state == State.ENDED]
         accounted: dict[str, Seen] = {}
+        silent = ""
         if ended and self.accounting:
-            rows = self.account(ended)
-            accounted = {row.job: _seen(row) for row in rows if not row.step}
+            try:
+                accounted = {row.job: _seen(row) for row in self.account(ended) if not row.step}
+            except SiteUnavailable as unavailable:  # what squeue says still holds
+                silent = str(unavailable)
         found = {}
         for job in jobs:
             in_queue, in_account = queue.get(job), accounted.get(job)
@@ -141,7 +144,7 @@ class Slurm:
             elif in_queue is not None:
                 found[job] = in_queue  # the accounting lags behind, or there is none
             else:
-                found[job] = in_account or _neither_knows(self.accounting)
+                found[job] = in_account or _neither_knows(self.accounting, silent)
         return found
 
 
@@ -244,7 +247,7 @@ def _state(word: str) -> State:
     return State.RUNNING if word in _RUNNING else State.ENDED
 
 
-def _neither_knows(accounting: bool) -> Seen:
+def _neither_knows(accounting: bool, silent: str) -> Seen:
     if accounting:
-        return Seen(State.UNKNOWN, detail="neither squeue nor sacct knows this job at the moment")
+        return Seen(State.UNKNOWN, detail=silent or "neither squeue nor sacct knows this job at the moment")
     return Seen(State.ENDED, detail="squeue no longer knows the job, and this site keeps no account")

@@ -46,6 +46,13 @@ class Snapshot:
         nothing = asdict(Seen(State.UNKNOWN, detail=answer.get("error") or "not asked yet"))
         return {each: _seen(answer.get("jobs", {}).get(each, nothing)) for each in references}
 
+    def forget(self, reference: str) -> None:
+        """Ask no more about a job: it has ended."""
+        self._path_of(reference).unlink(missing_ok=True)
+
+    def _path_of(self, reference: str) -> Path:
+        return self._folder / "watched" / hashlib.sha256(reference.encode()).hexdigest()[:24]
+
     def _fresh(self) -> dict[str, Any]:
         answer: dict[str, Any] = {"error": None, "jobs": {}}
         try:
@@ -67,16 +74,18 @@ class Snapshot:
         watched = self._folder / "watched"
         watched.mkdir(parents=True, exist_ok=True)
         for reference in references:
-            path = watched / hashlib.sha256(reference.encode()).hexdigest()[:24]
+            path = self._path_of(reference)
             if path.exists():
                 path.touch()
             else:
                 write_text(path, reference)
 
     def _watched(self) -> list[str]:
-        found = []
+        clock = self._folder / "lock"
+        clock.touch()
+        now, found = clock.stat().st_mtime, []  # by the file server's clock: this host's may differ by minutes
         for path in sorted((self._folder / "watched").glob("[!.]*")):
-            if time.time() - path.stat().st_mtime > _FORGOTTEN_AFTER_S:
+            if now - path.stat().st_mtime > _FORGOTTEN_AFTER_S:
                 path.unlink(missing_ok=True)
             else:
                 found.append(path.read_text())

@@ -9,11 +9,11 @@
 #
 # A process is named by pid, start time (clock ticks since boot) and boot id: a pid alone may by now be somebody else's.
 set -u
-boot=$(cat /proc/sys/kernel/random/boot_id)
+read -r boot </proc/sys/kernel/random/boot_id
 host=$(uname -n)
 
 ticks() {  # start time of a process; nothing when it is gone or a zombie (which keeps its start time)
-    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
     set -- ${stat##*) }
     [ "$1" != Z ] && [ "$1" != X ] && printf '%s' "${20}"
 }
