@@ -59,7 +59,6 @@ class SlurmNames(_Strict):
     sacct: str = "sacct"
     scancel: str = "scancel"
     scontrol: str = "scontrol"
-    salloc: str = "salloc"
     sacctmgr: str = "sacctmgr"
 
 
@@ -69,7 +68,6 @@ YH = SlurmNames(
     sacct="yhacct",
     scancel="yhcancel",
     scontrol="yhcontrol",
-    salloc="yhalloc",
     sacctmgr="yhacctmgr",
 )
 

@@ -66,13 +66,6 @@ class Slurm:
             return found[1]
         return SubmitError(done.said(), temporary=bool(_TEMPORARY.search(done.said())))
 
-    def allocate(self, options: Sequence[str], hold: Sequence[int]) -> str | SubmitError:
-        """Ask for an allocation that runs nothing (`salloc --no-shell`); returns its id."""
-        done = self._reach.run([self._names.salloc, "--no-shell", *options], hold=hold)
-        if done.code == 0 and (found := re.search(r"job allocation (\d+)", done.err + done.out)):
-            return found[1]
-        return SubmitError(done.said(), temporary=bool(_TEMPORARY.search(done.said())))
-
     def queue(self, *, name: str | None = None) -> dict[str, Seen]:
         """Jobs that the controller knows, by id: all of this user, or those of one name."""
         which = [f"--name={name}"] if name else []
