@@ -174,9 +174,10 @@ def test_a_recycled_pid_or_another_boot_is_not_mistaken_for_the_job(tmp_path):
     submission.path.mkdir(parents=True)
     backend, handle = local(tmp_path), Handle("job.1", submission.path, f":{submission.path}")
     for process, ending in (
-        (f"{me['pid']} 1 {me['boot']} here", Ending.LAUNCH_ERROR),
-        (f"{me['pid']} {me['ticks']} another-boot here", Ending.NODE_FAIL),
-        (f"{me['pid']} {me['ticks']} {me['boot']} here", None),
+        (f"{me['pid']} 1 {me['boot']} {me['host']}", Ending.LAUNCH_ERROR),
+        (f"{me['pid']} {me['ticks']} another-boot {me['host']}", Ending.NODE_FAIL),
+        (f"{me['pid']} {me['ticks']} {me['boot']} {me['host']}", None),
+        (f"{me['pid']} 1 another-boot another-host", None),
     ):
         (submission.path / "process").write_text(process + "\n")
         deadline = time.monotonic() + 6

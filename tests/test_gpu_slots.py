@@ -106,6 +106,7 @@ class Node:
             "PATH": f"{self.bin}:{os.environ['PATH']}",
             "PYTHONPATH": str(self.modules),
             "TRACEBED_GPU_LOCKS": str(self.locks),
+            **({} if {"CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"} & set(variables) else {"TRACEBED_GPU_SLOTS": "1"}),
             **variables,
         }
 

@@ -428,6 +428,14 @@ def test_gpus_that_a_scheduler_gave_are_used_without_a_lock(node):
     assert not node.locks.exists()
 
 
+def test_where_gpus_are_handed_out_by_lock_only_those_are_taken_that_the_starter_may_use(node):
+    node.has(A100, SECOND_A100)
+    code, launch, _ = run(node, Needs(gpus=1), CUDA_VISIBLE_DEVICES="1", TRACEBED_GPU_SLOTS="1")
+    assert code == 0
+    assert json.loads((launch / "ran").read_text())["CUDA_VISIBLE_DEVICES"] == "1"
+    assert node.locks.exists()
+
+
 @pytest.mark.parametrize("shown", ["", "1,-1,0", "GPU-c4b7", "7"])
 def test_fewer_visible_gpus_than_wanted_are_found(node, shown):
     node.has(A100, SECOND_A100)

@@ -12,9 +12,11 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.events import EngineEventData
 from fault_jobs import Bench, until
 
 from assets.operations.jobs import JOBS
+from assets.operations.sensors import MOST_FOLLOWERS
 from assets.spatial.keys import SECTION
 from defs import build_defs
 from home import ROOT, Home
@@ -24,6 +26,7 @@ from registry import register_section
 from resources.compute.compute import JOB_TAG, ROOT_RUN_TAG, Compute
 from resources.compute.job_directory import JobDirectory, every_job, open_jobs, write_text
 from resources.compute.process import this_process
+from resources.compute.running import end_submission
 from resources.compute.sites import load_sites
 from science.spatial.simulate import simulate_cortex
 from science.spatial.simulated_files import write_annotated
@@ -196,26 +199,17 @@ def _dead_follower(orchestrator, status: dg.DagsterRunStatus):
         tags={"dagster/partition": "a"},
         status=status,
     )
-    job = next(iter([bench.jobs / "section-a"]))
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import json; from resources.compute.process import *; print(json.dumps(this_process()))",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    content = ended.stdout.strip().removesuffix("}") + f', "run": "{run.run_id}"}}'
-    write_text(job / "followed_by.json", content)
-
-    directory = JobDirectory(job)
-    directory.record({"key": job.name, "asset": "spatial/section", "partition": "a", "site": "local"})
-    directory.mark_open()
+    code = "import json; from resources.compute.process import this_process; print(json.dumps(this_process()))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    follower = json.loads(ended.stdout)
+    dead = EngineEventData.in_process(follower["pid"])
+    orchestrator.instance.report_engine_event("the run's own process", run, dead)
+    job = JobDirectory(bench.jobs / "section-a")
+    write_text(job.path / "followed_by.json", json.dumps(follower | {"run": run.run_id}))
+    job.record({"key": job.path.name, "asset": "spatial/section", "partition": "a", "site": "local"})
+    job.mark_open()
     bench.running(handle)
-    return bench, handle, run, directory
+    return bench, handle, run, job
 
 
 def test_a_job_whose_run_was_cancelled_while_nobody_followed_it_is_ended(orchestrator):
@@ -235,6 +229,61 @@ def test_a_job_whose_follower_died_is_followed_by_a_new_run_of_the_same_root(orc
     assert orchestrator.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
     assert bench.status(handle).ending is None, "the job itself goes on"
     bench.backend.cancel(handle)
+
+
+def test_a_job_that_cannot_be_helped_does_not_keep_others_from_being_followed(orchestrator):
+    bench, handle, _, job = _dead_follower(orchestrator, dg.DagsterRunStatus.FAILURE)
+    gone = JobDirectory(bench.jobs / "aaa-gone")
+    gone.path.mkdir()
+    write_text(gone.path / "followed_by.json", (job.path / "followed_by.json").read_text())
+    gone.record({"key": "aaa-gone", "asset": "spatial/encoder/removed", "partition": "", "site": "local"})
+    gone.mark_open()
+    (request,) = _evaluate(orchestrator, build_defs(home=orchestrator.home)).run_requests
+    assert request.asset_selection == [SECTION]
+    bench.backend.cancel(handle)
+
+
+def test_a_run_whose_own_process_lives_is_not_called_dead_when_one_of_its_steps_is(orchestrator):
+    bench, handle, run, _ = _dead_follower(orchestrator, dg.DagsterRunStatus.STARTED)
+    orchestrator.instance.report_engine_event("another step", run, EngineEventData.in_process(os.getpid()))
+    assert isinstance(_evaluate(orchestrator, build_defs(home=orchestrator.home)), dg.SkipReason)
+    assert orchestrator.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTED
+    bench.backend.cancel(handle)
+
+
+def test_a_job_is_followed_a_bounded_number_of_times(orchestrator):
+    bench, handle, run, _ = _dead_follower(orchestrator, dg.DagsterRunStatus.FAILURE)
+    for _ in range(MOST_FOLLOWERS):
+        orchestrator.instance.create_run_for_job(
+            build_defs(home=orchestrator.home).resolve_implicit_global_asset_job_def(),
+            asset_selection=frozenset([SECTION]),
+            tags={ROOT_RUN_TAG: run.run_id},
+            status=dg.DagsterRunStatus.FAILURE,
+        )
+    assert isinstance(_evaluate(orchestrator, build_defs(home=orchestrator.home)), dg.SkipReason)
+    bench.backend.cancel(handle)
+
+
+def test_a_run_cancelled_while_its_job_is_being_submitted_leaves_nothing_that_runs(orchestrator):
+    bench = Bench(orchestrator.home.root, load_sites().site("local"))
+    handle = bench.submit("late", "sleep", 300)
+    bench.running(handle)
+    files = JobDirectory(bench.jobs / "late").submission(1)
+    (files.path / "handle.json").unlink()  # as when the interrupt came before the site's answer was written down
+    end_submission(bench.backend, files)
+    assert bench.ended(handle, 20).ending == "CANCELLED"
+    never = JobDirectory(bench.jobs / "never").submission(1)
+    never.mark_cancelled()
+    late = bench.submit("never", "sleep", 300)
+    assert bench.ended(late, 20).ending == "CANCELLED" and not never.launches()
+
+
+def test_a_second_follower_does_not_take_the_fence_from_the_running_submission(tmp_path):
+    job = JobDirectory(tmp_path)
+    job.replace_submissions_before(2)
+    write_text(job.fence, "2 the-launch-that-counts\n")
+    job.replace_submissions_before(2)
+    assert job.fence.read_text() == "2 the-launch-that-counts\n"
 
 
 def test_a_job_that_is_followed_is_left_alone(orchestrator):

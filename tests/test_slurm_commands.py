@@ -48,7 +48,7 @@ class Recorded:
 
     def run(self, argv, **_):
         self.asked.append(list(argv))
-        return self.answers[argv[0]]
+        return self.answers[argv[0] if argv[0] != "env" else argv[2]]  # env TZ=UTC sacct ...
 
 
 def slurm(accounting: bool = True, **answers: str | Done) -> tuple[Slurm, Recorded]:

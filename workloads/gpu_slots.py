@@ -119,7 +119,9 @@ def take_gpus(wanted: int, job: str, say: Callable[[str], None]) -> Slots:
     OSError
         When the lock files cannot be used.
     """
-    indices = sorted(gpu.index for gpu in node_gpus())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    mine = {int(each) for each in visible.split(",") if each.isdigit()} if visible is not None else None
+    indices = sorted(gpu.index for gpu in node_gpus() if mine is None or gpu.index in mine)
     if len(indices) < wanted:
         raise TooFewGpus(number_of_gpus(len(indices)))
     folder = _lock_folder()

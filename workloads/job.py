@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 from dagster_pipes import PipesContext, PipesMessageWriter, PipesMessageWriterChannel, open_dagster_pipes
 
+from files import write_whole
 from home import Home
 from io_managers.artifacts import ArtifactStore
 from io_managers.content import content_hash, file_hash
@@ -83,7 +84,7 @@ class Job:
 
     def saved(self, step: int) -> None:
         """Say that a checkpoint was written: a job that meets its time limit is worth another submission then."""
-        (self.directory / "checkpoint").write_text(str(step))
+        write_whole(self.directory / "checkpoint", lambda draft: draft.write_text(str(step)))
 
     def publish(self, frame: pl.DataFrame, metadata: Mapping[str, Any] | None = None) -> None:
         """Report the one result of the job.
@@ -105,7 +106,8 @@ def open_job() -> Iterator[Job]:
         with open_dagster_pipes(message_writer=_NumberedMessages()) as pipes:
             yield Job(pipes)
     except Exception as error:
-        (_launch() / "error").write_text(f"{type(error).__name__}: {error}")
+        said = f"{type(error).__name__}: {error}"
+        write_whole(_launch() / "error", lambda draft: draft.write_text(said))
         raise
 
 

@@ -46,7 +46,7 @@ def _check(job: Job) -> list[Check]:
         return [interpreter()]
     checks = plain_checks(job)
     gpus = job.need("gpus", 0)
-    scheduled = "CUDA_VISIBLE_DEVICES" in os.environ or "SLURM_JOB_ID" in os.environ
+    scheduled = "TRACEBED_GPU_SLOTS" not in os.environ  # where the site says that GPUs are handed out by lock
     owned = scheduled
     if gpus and not scheduled and all(check.passed for check in checks):
         taken = _take_gpus(job, gpus)

@@ -27,7 +27,7 @@ from science.robots.tasks.base import Task
 from science.robots.tasks.engines import make_simulation
 from science.robots.tasks.registry import find_task, require_available
 from science.robots.training_figure import training_figure
-from workloads.fence import require_fence
+from workloads.fence import FencedOut, require_fence
 from workloads.job import Job, open_job
 from workloads.policy_inputs import inline_png
 
@@ -51,6 +51,8 @@ def main() -> None:
             run = _Run(job, task, Path(attempt.directory), BcRnnConfig.from_settings(settings), selection_seeds)
             ending.unlink(missing_ok=True)
             result = run.train(attempt)
+        except FencedOut:  # the attempt is another copy's now
+            raise
         except Exception as error:
             ending.write_text(f"{type(error).__name__}: {error}")
             raise
@@ -81,8 +83,11 @@ class _Run:
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stop", True))
         dataset = self.job.artifact(self.job.input("demonstrations").frame()["dataset_artifact"][0])
         self._simulation = make_simulation(self.task) if self.selection_seeds else None
-        resume_from = self._own_last_checkpoint() or attempt.resume_from
+        own = self._own_last_checkpoint()
+        resume_from = own or attempt.resume_from
         try:
+            if own is not None:
+                self._evaluate_what_was_missed(own)
             return train(
                 self.config,
                 dataset,
@@ -110,10 +115,17 @@ class _Run:
         self.job.say(f"this attempt was begun before and goes on from step {step}")
         return str(path)
 
+    def _evaluate_what_was_missed(self, checkpoint: str) -> None:
+        """Evaluate a checkpoint after which the attempt was interrupted, as one long run would have."""
+        step = max(checkpoints_in(self.directory))
+        regular = step % self.config.checkpoint_every == 0 or step == self.config.steps
+        evaluated = any(point["step"] == step and "selection_n" in point for point in read_curve(self.directory))
+        if regular and not evaluated:
+            self._on_checkpoint(step, Path(checkpoint))
+
     def _on_step(self, step: int, loss: float, learning_rate: float) -> None:
         self._losses.append(loss)
         if step % _LOG_EVERY_STEPS == 0 or step == self.config.steps:
-            require_fence()
             mean = sum(self._losses) / len(self._losses)
             self._losses.clear()
             self._record({"step": step, "loss": mean})
@@ -130,6 +142,7 @@ class _Run:
         self.job.say(f"step {step}: {ended.count('success')} of {len(ended)} selection episodes solved")
 
     def _record(self, point: dict[str, Any]) -> None:
+        require_fence()
         with (self.directory / "curve.jsonl").open("a") as stream:
             stream.write(json.dumps(point) + "\n")
 
@@ -143,7 +156,7 @@ def _publish(job: Job, attempt: Attempt, run: _Run, result: TrainingResult) -> N
         checkpoints = {step: path for step, path in checkpoints_in(Path(each.directory)).items() if step <= last}
         rows += [_row(job, run, each, step, path, points) for step, path in checkpoints.items()]
         curve += points
-    chosen = max(rows, key=lambda row: (row["selection_successes"] or 0, row["step"], row["attempt"]))
+    chosen = max(rows, key=_merit)
     chosen["chosen"] = True
     losses = [point["loss"] for point in curve if point.get("loss") is not None]
     tenth = max(1, len(losses) // 10)
@@ -161,6 +174,12 @@ def _publish(job: Job, attempt: Attempt, run: _Run, result: TrainingResult) -> N
     if chosen["selection_n"] is not None:
         metadata["selection"] = f"{chosen['selection_successes']} of {chosen['selection_n']} on the selection seeds"
     job.publish(pl.DataFrame(rows, schema=schema).sort("step", descending=True), metadata)
+
+
+def _merit(row: Mapping[str, Any]) -> tuple[int, int, str]:
+    """Selection episodes solved (one that was not evaluated comes last), then the later step."""
+    solved = row["selection_successes"]
+    return (-1 if solved is None else solved, row["step"], row["attempt"])
 
 
 def _row(

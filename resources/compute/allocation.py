@@ -117,7 +117,11 @@ class AllocationBackend(SlurmBackend):
             "SLURM_JOB_ID": job,
             "TRACEBED_NODE": node,
             **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}),
-            **({"TRACEBED_LIMIT_S": str(limit_s), "TRACEBED_WARN_S": str(self.site.warn_s)} if limit_s else {}),
+            **(
+                {"TRACEBED_LIMIT_S": str(limit_s), "TRACEBED_WARN_S": str(self.site.warn_before(limit_s))}
+                if limit_s
+                else {}
+            ),
         }
         environment = files.path / "environment"
         draft = environment.with_name(".environment.part")
@@ -138,7 +142,7 @@ class AllocationBackend(SlurmBackend):
             fate = "the job had ended"
             if launch is None or launch.exit_code() is None:
                 fate = self._end_or_fence_out(handle)
-            self.slurm.cancel(_job(handle.reference))
+            self.slurm.cancel(handle.key)
         except SiteUnavailable as unavailable:
             detail = f"{status.ending} ({status.detail}); its allocation is not given back yet: {unavailable}"
             return Status(None, detail, State.UNKNOWN, status.node)
@@ -198,7 +202,7 @@ class AllocationBackend(SlurmBackend):
             try:
                 self._end_process(handle)
             finally:
-                self.slurm.cancel(_job(handle.reference))
+                self.slurm.cancel(handle.key)
 
     def usage(self, handles: Sequence[Handle]) -> Mapping[str, Mapping[str, Any]]:
         """Resources of the allocations, from sacct."""

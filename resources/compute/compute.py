@@ -116,6 +116,7 @@ class Compute(dg.ConfigurableResource):
             environment = {
                 **session.get_bootstrap_env_vars(),
                 **_thread_limits(needs.cpus),
+                **site.variables,
                 "PYTHONUNBUFFERED": "1",
                 "MPLBACKEND": "Agg",
             }

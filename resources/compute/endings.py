@@ -13,6 +13,9 @@ from resources.compute.interface import Ending, State, Status
 from resources.compute.job_directory import Launch, SubmissionDirectory
 
 EXIT_PREFLIGHT = 95
+FORGOTTEN = "forgotten"
+"""The word for a job of which a site that was asked knows nothing."""
+GPU_MEMORY = "the memory of its GPU was too small"
 _EXIT_NO_ROOM, _EXIT_NO_PLACE, _EXIT_FENCED = 96, 97, 98
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 _LOG_SIGNAL = 53  # Slurm's signal for a log or working directory that cannot be opened
@@ -21,6 +24,7 @@ _TAIL_BYTES = 4000
 _MEMORY = re.compile(
     r"OutOfMemoryError|MemoryError|out of memory|exceeded (?:\w+ )*memory limit|oom.?kill|std::bad_alloc", re.I
 )
+_GPU_MEMORY = re.compile(r"(?:CUDA|HIP) (?:error: )?out of memory", re.I)
 _ARCHITECTURE = re.compile(r"no kernel image is available|not compatible with the current PyTorch installation")
 
 _SCHEDULERS_WORD = {
@@ -60,9 +64,10 @@ def status(submission: SubmissionDirectory, seen: Seen) -> Status:
     """The state of a submission, and its ending once the site agrees that it has ended."""
     launch = submission.launch()
     node = seen.node or (launch.started().get("node") if launch else None)
-    if launch is not None and launch.exit_code() == 0:
+    code = launch.exit_code() if launch is not None else None
+    if code == 0:
         return Status(Ending.SUCCEEDED, node=node)
-    if seen.state != State.ENDED:
+    if seen.state != State.ENDED and not (seen.word == FORGOTTEN and code is not None):
         return Status(None, seen.detail, seen.state, node)
     ending, detail = _ending(submission, launch, seen)
     return Status(ending, detail, node=node)
@@ -133,6 +138,8 @@ def _by_log(evidence: _Evidence) -> _Verdict:
     text = error or evidence.submission.read_log(-_TAIL_BYTES).decode(errors="replace")
     if _ARCHITECTURE.search(text):
         return Ending.CUDA_ARCH, "the torch build there has no code for that GPU"
+    if found := _GPU_MEMORY.search(text):
+        return Ending.OUT_OF_MEMORY, f"{GPU_MEMORY} ({found.group()!r})"
     if found := _MEMORY.search(text):
         return Ending.OUT_OF_MEMORY, f"the log says {found.group()!r}"
     return None

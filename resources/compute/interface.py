@@ -110,7 +110,8 @@ class Ending(StrEnum):
 class Handle:
     """What a backend needs to find a job again.
 
-    ``reference`` is a scheduler's job id, or a process named by pid, start time, boot and host.
+    ``reference`` says what the site calls it (a job id, a node and directory); empty where a submission was interrupted
+    before its answer: the key still finds it.
     """
 
     key: str

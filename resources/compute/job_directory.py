@@ -17,16 +17,18 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from resources.compute.interface import Handle, JobSpec
+from resources.compute.interface import Handle, JobSpec, Needs
+from resources.compute.places import locked
 
 _LAUNCH_SH = Path(__file__).with_name("launch.sh")
 _OPEN = ".open"
@@ -122,8 +124,13 @@ class JobDirectory:
         return sorted(int(path.name) for path in self.path.glob("[0-9]*") if path.name.isdigit())
 
     def replace_submissions_before(self, number: int) -> None:
-        """Take the fence away from every older submission: from now on none of its launches counts or starts."""
-        write_text(self.fence, f"{number} none-yet\n")
+        """Take the fence away from every older submission: from now on none of its launches counts or starts.
+
+        Nothing happens where that was done before, also by another follower of the job.
+        """
+        with locked(self.path / "fence.lock"):
+            if int((_text(self.fence) or "0").split()[0]) < number:
+                write_text(self.fence, f"{number} none-yet\n")
 
     def record(self, facts: Mapping[str, Any]) -> None:
         """Write down who asked for the job, once."""
@@ -138,6 +145,16 @@ class JobDirectory:
     def mark_closed(self) -> None:
         """Record that its end is known."""
         (self.path.parent / _OPEN / self.path.name).unlink(missing_ok=True)
+
+    def still_followed(self) -> None:
+        """Say that the follower lives, for those who cannot see its process."""
+        os.utime(self.path / "followed_by.json")
+
+    def followed_s_ago(self) -> float:
+        """Seconds since the follower said that it lives, by the clock of the file server."""
+        clock = self.path / ".clock"
+        clock.touch()
+        return clock.stat().st_mtime - (self.path / "followed_by.json").stat().st_mtime
 
     def follower(self) -> Mapping[str, Any] | None:
         """The process and the run that followed the job last."""
@@ -202,14 +219,17 @@ class SubmissionDirectory:
         return json.loads(_text(self.path / "handle.json") or "null")
 
     def handle(self) -> Handle | None:
-        """The handle of the submission, or None before there is one."""
-        known = self.read_handle()
+        """The handle of the submission, or None before its site was asked for anything.
+
+        Its reference is empty where the answer is not known: the submission was interrupted.
+        """
+        known = self.read_handle() or ({"reference": ""} if self.read_intent() else None)
         return Handle(f"{self.path.parent.name}.{self.path.name}", self.path, known["reference"]) if known else None
 
     def write_intent(self, content: Mapping[str, Any]) -> None:
         """Record that a scheduler is about to be asked: from here on, look before asking again."""
         write_text(
-            self.path / "intent.json", json.dumps({"at": datetime.now().isoformat(timespec="seconds"), **content})
+            self.path / "intent.json", json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **content})
         )
 
     def read_intent(self) -> Mapping[str, Any] | None:
@@ -219,6 +239,11 @@ class SubmissionDirectory:
     def write_ended(self, content: Mapping[str, Any]) -> None:
         """Record how the submission ended."""
         write_text(self.path / "ended.json", json.dumps(dict(content), indent=1))
+
+    def needs(self) -> Needs | None:
+        """What was asked for; None before the submission was prepared."""
+        text = _text(self.path / "spec.json")
+        return Needs().with_(json.loads(text)["needs"]) if text else None
 
     def read_ended(self) -> Mapping[str, Any] | None:
         """What `write_ended` recorded, or None before that."""
@@ -230,7 +255,8 @@ class SubmissionDirectory:
         return (self.path / "cancelled").exists()
 
     def mark_cancelled(self) -> None:
-        """Record that its end is asked for, before it is."""
+        """Record that its end is asked for, before it is: from then on no launch of it begins."""
+        self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "cancelled").touch()
 
     def launches(self) -> list[Launch]:
@@ -265,7 +291,7 @@ def every_job(jobs: Path) -> Iterator[JobDirectory]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that a reader finds all of it or nothing."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         draft.write_text(text)
         draft.replace(path)

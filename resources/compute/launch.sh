@@ -15,6 +15,11 @@ held="$TRACEBED_SUBMISSION $name"
 
 say() { printf 'tracebed: %s\n' "$*"; }
 
+if [ -e "$job/cancelled" ]; then
+    say "the end of this submission was asked for before it began; this copy does nothing"
+    exit 98
+fi
+exec 9>"$TRACEBED_FENCE.lock" && flock 9 || { say "cannot lock $TRACEBED_FENCE.lock"; exit 97; }
 newest=$(cat "$TRACEBED_FENCE" 2>/dev/null) || newest=
 if [ "${newest%% *}" != "" ] && [ "${newest%% *}" -gt "$TRACEBED_SUBMISSION" ]; then
     say "submission $TRACEBED_SUBMISSION was replaced by ${newest%% *}; this copy does nothing"
@@ -27,6 +32,7 @@ fi
 mkdir -p "$launch/artifacts" || { say "cannot write to $launch"; exit 97; }
 printf '%s\n' "$held" >"$TRACEBED_FENCE.$name" && mv -f "$TRACEBED_FENCE.$name" "$TRACEBED_FENCE" ||
     { say "cannot write $TRACEBED_FENCE"; exit 97; }
+exec 9>&-
 
 set -a
 . "$job/environment"
@@ -75,7 +81,8 @@ me=$$
     while kill -0 "$me" 2>/dev/null; do
         beats=$((beats + 1))
         printf '%s\n' "$beats" >"$launch/heartbeat"
-        [ -e "$launch/working" ] || begun=$(date +%s)  # waiting for a GPU does not count
+        # Waiting for a GPU does not count; under a scheduler its own clock runs from the start.
+        [ -e "$launch/working" ] || [ -n "${SLURM_JOB_ID:-}" ] || begun=$(date +%s)
         if [ -n "${TRACEBED_LIMIT_S:-}" ]; then
             ran=$(($(date +%s) - begun))
             if [ "$ran" -ge "$TRACEBED_LIMIT_S" ]; then

@@ -18,7 +18,7 @@ import dagster as dg
 from dagster._core.pipes.context import PipesMessageHandler
 from dagster_pipes import PipesDefaultContextLoader, PipesParams
 
-from resources.compute.job_directory import JobDirectory, Launch
+from resources.compute.job_directory import JobDirectory, Launch, write_text
 
 _PAUSE_S = 0.2
 _OPENED, _LOG = "opened", "log"
@@ -34,9 +34,7 @@ class KeptContext(dg.PipesContextInjector):
     def inject_context(self, context: Any) -> Iterator[PipesParams]:
         """Write the context unless the job has one."""
         if not self._path.exists():
-            draft = self._path.with_suffix(".part")
-            draft.write_text(json.dumps(context))
-            draft.replace(self._path)
+            write_text(self._path, json.dumps(context))
         yield {PipesDefaultContextLoader.FILE_PATH_KEY: str(self._path)}
 
     def no_messages_debug_text(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +30,15 @@ class Patience:
     def believed(self, files: SubmissionDirectory, seen: Seen) -> Seen:
         """What to believe of what a site said."""
         launch = files.launch()
-        if seen.state != State.ENDED or (launch is not None and launch.exit_code() is not None):
+        if seen.state != State.ENDED:
             return seen
-        # A word such as NODE_FAIL needs no exit file to be believed; "gone" and COMPLETED do.
-        if seen.word not in ("", "COMPLETED", "gone"):
+        if launch is not None:
+            os.scandir(launch.path).close()  # a network file system looks anew at a folder that is opened
+            if launch.exit_code() is not None:
+                return seen
+        # A word such as NODE_FAIL needs no exit file to be believed; "gone" and COMPLETED do, and what is called FAILED
+        # after it was launched has more to say than that.
+        if seen.word not in ("", "COMPLETED", "gone") and not (seen.word == "FAILED" and launch is not None):
             return seen
         beat = (files.path, launch.heartbeat() if launch else None)
         ended_for = time.monotonic() - self._since.setdefault(beat, time.monotonic())

@@ -56,5 +56,11 @@ def _free_place(folder: Path, places: int) -> int | None:
 def locked(path: Path) -> Iterator[int]:
     """Hold a lock; yields its descriptor, which a command may inherit and then holds too."""
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise SiteUnavailable(
+                f"{path} cannot be locked ({error.strerror}): its file system was mounted without locks; mount it with "
+                "them (Lustre: -o flock)"
+            ) from error
         yield lock.fileno()

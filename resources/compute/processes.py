@@ -23,9 +23,9 @@ from resources.compute.sites import Site
 from resources.compute.snapshot import Snapshot
 
 SUPERVISOR = Path(__file__).with_name("supervisor.sh")
-_GRACE_S = 2.0
+_GRACE_HERE_S = 2.0
 _CANCEL_S = 60.0
-_STATES = {"alive": State.RUNNING, "gone": State.ENDED, "rebooted": State.ENDED, "absent": State.UNKNOWN}
+_STATES = {"alive": State.RUNNING, "gone": State.ENDED, "rebooted": State.ENDED}
 
 
 class ProcessBackend:
@@ -34,7 +34,7 @@ class ProcessBackend:
     def __init__(self, site: Site, state: Path):
         self.site, self._state = site, state
         self._snapshot = Snapshot(state, site.poll_s, self._seen)
-        self._patience = Patience(_GRACE_S)
+        self._patience = Patience(_GRACE_HERE_S) if site.ssh is None else Patience()
 
     def submit(self, spec: JobSpec) -> Handle:
         """Start the job unless it was started before; see `Backend.submit`."""
@@ -49,9 +49,9 @@ class ProcessBackend:
                 if intent is None:
                     limit_s = spec.needs.time_limit_s or self.site.time_limit_s
                     command = [*self.site.command(spec.needs.environment), "-m", "workloads.on_node", spec.module]
-                    there = {"TRACEBED_NODE": node} if node else {}
+                    there = {"TRACEBED_GPU_SLOTS": "1", **({"TRACEBED_NODE": node} if node else {})}
                     spec = replace(spec, environment={**spec.environment, **there})
-                    files.prepare(spec, command, self.site.root, limit_s, self.site.warn_s)
+                    files.prepare(spec, command, self.site.root, limit_s, self.site.warn_before(limit_s))
                     files.write_intent({"node": node})
                 process = self._start(node, spec.directory, lock)
                 known = {"reference": f"{node}:{spec.directory}", "process": process}
@@ -89,7 +89,9 @@ class ProcessBackend:
         """Ask the job to end, and end it and everything that descends from it after some seconds."""
         SubmissionDirectory(handle.directory).mark_cancelled()
         argv = ["cancel", str(handle.directory), handle.key]
-        done = supervisor(self.site, _node(handle.reference), self._state).run(argv, timeout_s=_CANCEL_S)
+        intent = SubmissionDirectory(handle.directory).read_intent() or {}
+        node = _node(handle.reference) or intent.get("node", "")
+        done = supervisor(self.site, node, self._state).run(argv, timeout_s=_CANCEL_S)
         if done.code:
             raise SiteUnavailable(f"{handle.key} could not be ended: {done.said()}")
 
@@ -126,13 +128,14 @@ def ask_supervisors(site: Site, state: Path, places: Mapping[str, str]) -> dict[
         said = {directory: word for word, _, directory in (line.partition("\t") for line in done.out.split("\n"))}
         for name, directory in mine.items():
             word = said.get(directory, "absent")
-            found[name] = Seen(_STATES[word], word, _WORDS.get(word, ""), node or None)
+            found[name] = Seen(_STATES.get(word, State.UNKNOWN), word, _WORDS.get(word, ""), node or None)
     return found
 
 
 _WORDS = {
     "gone": "its process is gone",
     "rebooted": "the node was started anew since",
+    "elsewhere": "another host answers under the node's name than the one where it was started",
     "absent": "the node has no record of its process yet",
 }
 

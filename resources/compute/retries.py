@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from resources.compute.endings import GPU_MEMORY
 from resources.compute.interface import Ending, Needs, Status
 from resources.compute.job_directory import SubmissionDirectory
 from resources.compute.sites import Site
@@ -40,11 +41,17 @@ def another(status: Status, submissions: Sequence[SubmissionDirectory], needs: N
             return Retry(needs, None, "it was preempted")
         case Ending.TIMEOUT:
             return _after_time_limit(submissions, needs)
-        case Ending.OUT_OF_MEMORY if site.max_memory_gb and needs.memory_gb < site.max_memory_gb:
-            memory_gb = min(2 * needs.memory_gb, site.max_memory_gb)
-            return Retry(replace(needs, memory_gb=memory_gb), None, f"it ran out of memory: {memory_gb:g} GB now")
+        case Ending.OUT_OF_MEMORY if GPU_MEMORY not in status.detail:
+            return _with_more_memory(needs, site)
         case _:
             return None
+
+
+def _with_more_memory(needs: Needs, site: Site) -> Retry | None:
+    if site.max_memory_gb is None or needs.memory_gb >= site.max_memory_gb:
+        return None
+    memory_gb = min(2 * needs.memory_gb, site.max_memory_gb)
+    return Retry(replace(needs, memory_gb=memory_gb), None, f"it ran out of memory: {memory_gb:g} GB now")
 
 
 def _after_time_limit(submissions: Sequence[SubmissionDirectory], needs: Needs) -> Retry | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from resources.compute.sites import Site
 
 _SHORTEST_CYCLE_S, _LONGEST_CYCLE_S = 0.05, 0.3
 _LONGEST_PAUSE_S = 60.0
+_SIGN_OF_LIFE_S = 30.0
 
 Say = Callable[[str], object]
 
@@ -71,6 +72,7 @@ class JobRun:
         if self.job.submissions():
             self._say(f"job {self.job.path.name} is there already: following its submission {number}")
         self._attach()
+        spec = replace(spec, needs=self.job.submission(number).needs() or spec.needs)
         while True:
             excluded = tuple(sorted(self._excluded.current()))
             numbered = replace(
@@ -107,24 +109,34 @@ class JobRun:
         return numbers[-1] + 1
 
     def _follow(self, spec: JobSpec) -> Status:
-        files = SubmissionDirectory(spec.directory)
-        handle: Handle | None = None
         try:
-            with self._place(files):
-                handle = self._submitted(spec)
-                return self._watched(handle)
+            with self._place(SubmissionDirectory(spec.directory)):
+                return self._watched(self._submitted(spec))
         except SubmissionRefused as refused:
             return Status(Ending.LAUNCH_ERROR, str(refused))
         except BaseException:
-            self._let_go(handle)
+            self._let_go(spec)
             raise
 
-    def _place(self, files: SubmissionDirectory):
-        """One of the site's places; a job that was submitted before has its own already."""
-        if self.site.max_jobs is None or files.read_intent() is not None:
-            return nullcontext()
-        told = f"waiting: site {self.site.name} runs {self.site.max_jobs} jobs at once"
-        return take_place(self._state / "places", self.site.max_jobs, None, "places", lambda: self._say(told))
+    @contextmanager
+    def _place(self, files: SubmissionDirectory) -> Iterator[None]:
+        """One of the site's places; a job that was submitted before does not wait for one."""
+        with ExitStack() as stack:
+            if self.site.max_jobs is not None:
+                submitted = files.read_intent() is not None
+                told = f"waiting: site {self.site.name} runs {self.site.max_jobs} jobs at once"
+                place = take_place(
+                    self._state / "places",
+                    self.site.max_jobs,
+                    0.0 if submitted else None,
+                    "places",
+                    None if submitted else lambda: self._say(told),
+                )
+                try:
+                    stack.enter_context(place)
+                except SiteUnavailable:  # more jobs run than may: no reason to leave this one alone
+                    self._say(f"all {self.site.max_jobs} places of site {self.site.name} are taken")
+            yield
 
     def _submitted(self, spec: JobSpec) -> Handle:
         pause_s = 1.0
@@ -140,8 +152,11 @@ class JobRun:
                 return handle
 
     def _watched(self, handle: Handle) -> Status:
-        offset, told, cycle_s = 0, "", _SHORTEST_CYCLE_S
+        offset, told, cycle_s, lived = 0, "", _SHORTEST_CYCLE_S, time.monotonic()
         while True:
+            if time.monotonic() - lived > _SIGN_OF_LIFE_S:
+                self.job.still_followed()
+                lived = time.monotonic()
             status = self._backend.poll([handle])[handle.key]
             fresh = self._backend.logs(handle, offset)
             offset += len(fresh)
@@ -156,22 +171,34 @@ class JobRun:
             time.sleep(cycle_s)
             cycle_s = min(1.2 * cycle_s, _LONGEST_CYCLE_S)
 
-    def _let_go(self, handle: Handle | None) -> None:
+    def _let_go(self, spec: JobSpec) -> None:
         """The run ends before the job: cancel the job if the run was cancelled, leave it running otherwise."""
-        if handle is None:
-            return
         if self._was_cancelled():
-            self._say(f"the run was cancelled: ending job {handle.key}")
-            self._backend.cancel(handle)
-            record_end(SubmissionDirectory(handle.directory), Status(Ending.CANCELLED, "its run was cancelled"))
-            self.job.mark_closed()
+            self._say(f"the run was cancelled: ending job {spec.key}")
+            end_submission(self._backend, SubmissionDirectory(spec.directory))
         else:
-            self._say(f"job {handle.key} goes on; a re-execution of this run finds it again")
+            self._say(f"job {spec.key} goes on; a re-execution of this run finds it again")
 
     def _attach(self) -> None:
         self.job.path.mkdir(parents=True, exist_ok=True)
         write_text(self.job.path / "followed_by.json", json.dumps(this_process() | {"run": self._run, "at": _now()}))
         self.job.mark_open()
+
+
+def end_submission(backend: Backend, files: SubmissionDirectory) -> None:
+    """End a submission whose run was cancelled, and close its job; also one that is only being submitted.
+
+    Raises
+    ------
+    SiteUnavailable
+        When the site cannot be asked; the job is still open then, and no launch of it begins.
+    """
+    files.mark_cancelled()
+    handle = files.handle()
+    if handle is not None:
+        backend.cancel(handle)
+    record_end(files, Status(Ending.CANCELLED, "its run was cancelled"))
+    files.job.mark_closed()
 
 
 def record_end(files: SubmissionDirectory, status: Status, retried: str | None = None) -> None:

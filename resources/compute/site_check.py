@@ -49,8 +49,11 @@ def check_site(home: Home, site: Site, needs: Needs) -> Iterator[Found]:
             yield found
             if not found.works:
                 return
-    for environment in ("default", *(name for name in site.environments if name != "default")):
-        yield from _job(home, site, replace(needs, environment=environment))
+    nodes = [site.ssh.host, *site.nodes] if site.ssh and site.scheduler == "none" else [""]
+    for node in nodes:
+        for environment in ("default", *(name for name in site.environments if name != "default")):
+            others = tuple(each for each in nodes if each != node)
+            yield from _job(home, site, replace(needs, environment=environment), node, others)
 
 
 def _guarded(
@@ -74,11 +77,24 @@ def _home_shared(home: Home, site: Site, reach: Reach) -> Iterator[Found]:
     token, path = uuid.uuid4().hex, home.site(site.name) / "seen"
     path.write_text(token)
     done = reach.run(["cat", str(path)])
+    if done.out != token and done.out.endswith(token):
+        greeting = done.out.removesuffix(token).strip()
+        yield Found(
+            "quiet shell",
+            False,
+            f"{greeting[:200]!r} before the answer to a command",
+            "let its shell greet only people: [ -t 1 ]",
+        )
     yield Found(
         "home is shared",
-        done.out == token,
-        f"{home.root} " + ("is the same there" if done.out == token else f"is another or absent there: {done.said()}"),
+        done.out.endswith(token),
+        f"{home.root} "
+        + ("is the same there" if done.out.endswith(token) else f"is another or absent there: {done.said()}"),
         "put $TRACEBED_HOME on a file system that the site has at the same path",
+    )
+    locked = reach.run(["flock", "--timeout", "10", str(path), "true"])
+    yield Found(
+        "locks", locked.code == 0, "flock works there" if not locked.code else locked.said(), "mount it with locks"
     )
     code = reach.run(["test", "-s", str(site.root / "workloads" / "on_node.py")]).code == 0
     yield Found("code", code, f"{site.root}{'' if code else ' has no tracebed there'}", "mend `root` of the site")
@@ -105,12 +121,14 @@ def _scheduler(home: Home, site: Site, reach: Reach) -> Iterator[Found]:
         yield Found("partition", done.code == 0, site.partition if not done.code else done.said(), "mend `partition`")
 
 
-def _job(home: Home, site: Site, needs: Needs) -> Iterator[Found]:
+def _job(home: Home, site: Site, needs: Needs, node: str, others: tuple[str, ...]) -> Iterator[Found]:
     """A job."""
     key = f"site-check-{uuid.uuid4().hex[:12]}"
-    what = f"job ({needs.environment})"
+    what = f"job ({needs.environment}{f' on {node}' if node else ''})"
     job = JobDirectory(home.jobs / key)
-    spec = JobSpec(f"{key}.1", job.path / "1", "workloads.site_probe", replace(needs, time_limit_s=300))
+    spec = JobSpec(
+        f"{key}.1", job.path / "1", "workloads.site_probe", replace(needs, time_limit_s=300), exclude_nodes=others
+    )
     backend = backend_of(site, home.site(site.name))
     handle, begun = None, time.monotonic()
     try:

@@ -93,6 +93,7 @@ class Site(_Strict):
     poll_s : the site is asked at most once in this time, whatever the number of jobs.
     accounting : whether the scheduler keeps account of jobs (sacct).
     exclude_h : how long a node is left out after it failed, hours.
+    variables : environment variables of its jobs.
     max_memory_gb : a job that ran out of memory is tried again with twice as much, up to this; None: never.
     """
 
@@ -107,7 +108,7 @@ class Site(_Strict):
     gpu_request: str = "--gres=gpu:{gpus}"
     options: tuple[str, ...] = ()
     time_limit_s: int | None = Field(None, gt=0)
-    warn_s: int = Field(120, gt=0)
+    warn_s: int = Field(120, gt=0, lt=65536)
     environments: dict[str, tuple[str, ...]] = {}
     root: Path = ROOT
     work: str | None = None
@@ -116,6 +117,7 @@ class Site(_Strict):
     accounting: bool = True
     exclude_h: float = Field(6.0, ge=0)
     max_memory_gb: float | None = None
+    variables: dict[str, str] = {}
 
     @field_validator("commands", mode="before")
     @classmethod
@@ -152,6 +154,10 @@ class Site(_Strict):
         if "{gpus}" not in self.gpu_request:
             raise ValueError(f"gpu_request is {self.gpu_request!r}; expected {{gpus}} in it")
         return self
+
+    def warn_before(self, limit_s: int | None) -> int:
+        """How long before a time limit the workload is warned: never before two thirds of it are over."""
+        return self.warn_s if limit_s is None else max(1, min(self.warn_s, limit_s // 3))
 
     def reach(self) -> Reach:
         """The way to the scheduler, or to the only node."""

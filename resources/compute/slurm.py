@@ -8,7 +8,8 @@ asked first; nothing is ever submitted blindly a second time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from resources.compute.sites import Site
 from resources.compute.slurm_commands import Slurm, SubmitError
 from resources.compute.snapshot import Snapshot
 
+_NO_SUCH_NODES = "node configuration is not available"
 _CLOCKS_DIFFER = timedelta(days=1)
 
 
@@ -60,7 +62,7 @@ class SlurmBackend:
         if files.read_intent() is None:
             command = [*self.site.command(spec.needs.environment), "-m", "workloads.on_node", spec.module]
             limit_s = None if _can_warn(self.site) else spec.needs.time_limit_s or self.site.time_limit_s
-            files.prepare(spec, command, self.site.root, limit_s, self.site.warn_s)
+            files.prepare(spec, command, self.site.root, limit_s, self.site.warn_before(limit_s))
             files.write_intent({"name": spec.key})
         try:
             outcome = self._ask_for_job(spec, files, lock)
@@ -70,6 +72,8 @@ class SlurmBackend:
             return outcome
         if (job := self._find(files, spec.key)) is not None:
             return job
+        if spec.exclude_nodes and _NO_SUCH_NODES in outcome.said:  # too few are left: better a doubtful one than none
+            return self._submit(files, replace(spec, exclude_nodes=()), lock)
         if outcome.temporary:
             raise SiteUnavailable(f"site {self.site.name} takes no job at the moment: {outcome.said}")
         raise SubmissionRefused(
@@ -91,8 +95,9 @@ class SlurmBackend:
         if not self.site.accounting:
             return None
         intent = files.read_intent()
-        since = datetime.fromisoformat(intent["at"]) if intent else datetime.now()
-        rows = self.slurm.account_by_name(key, (since - _CLOCKS_DIFFER).isoformat(timespec="seconds"))
+        since = datetime.fromisoformat(intent["at"]) if intent else datetime.now(UTC)
+        asked_since = (since - _CLOCKS_DIFFER).replace(tzinfo=None)
+        rows = self.slurm.account_by_name(key, asked_since.isoformat(timespec="seconds"))
         return max((row.job for row in rows), key=int, default=None)
 
     def poll(self, handles: Sequence[Handle]) -> Mapping[str, Status]:
@@ -102,7 +107,7 @@ class SlurmBackend:
     def cancel(self, handle: Handle) -> None:
         """`scancel` the job."""
         SubmissionDirectory(handle.directory).mark_cancelled()
-        self.slurm.cancel(handle.reference)
+        self.slurm.cancel(handle.key)
 
     def logs(self, handle: Handle, offset: int) -> bytes:
         """What the job printed from byte ``offset`` on."""
@@ -114,18 +119,19 @@ class SlurmBackend:
             return {}
         rows = self.slurm.account([handle.reference for handle in handles])
         of_job = {handle.key: [row for row in rows if row.job == handle.reference] for handle in handles}
-        return {key: slurm_commands.usage(each) for key, each in of_job.items() if each}
+        return {key: slurm_commands.usage(each) for key, each in of_job.items() if slurm_commands.is_final(each)}
 
 
 def sbatch_options(site: Site, spec: JobSpec) -> list[str]:
     """Options of sbatch for one job at one site."""
+    limit_s = spec.needs.time_limit_s or site.time_limit_s
     return [
         "--no-requeue",
         "--open-mode=append",
         "--dependency=singleton",
         "--kill-on-invalid-dep=yes",
         f"--output={_plain(spec.directory)}/log",
-        *([f"--signal=B:USR1@{site.warn_s}"] if _can_warn(site) else []),
+        *([f"--signal=B:USR1@{site.warn_before(limit_s)}"] if _can_warn(site) else []),
         *allocation_options(site, spec),
     ]
 
@@ -144,7 +150,7 @@ def _can_warn(site: Site) -> bool:
 
 
 def allocation_options(site: Site, spec: JobSpec) -> list[str]:
-    """What is asked for, for sbatch and salloc alike."""
+    """What is asked for, for a batch job and an allocation alike."""
     needs = spec.needs
     limit_s = needs.time_limit_s or site.time_limit_s
     wanted = {

@@ -6,24 +6,34 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from resources.compute.endings import Seen
+from resources.compute.endings import FORGOTTEN, Seen
 from resources.compute.interface import SiteUnavailable, State
-from resources.compute.reach import Done, Reach
+from resources.compute.reach import Done, Here, Reach, Ssh
 from resources.compute.sites import SlurmNames
 
 _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+_ENDED = {
+    *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED"),
+    *("PREEMPTED", "OUT_OF_MEMORY", "REVOKED"),
+}
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _TEMPORARY = re.compile(
     r"unable to contact slurm controller|socket timed out|connection (refused|reset|timed out)|zero bytes|try again"
-    r"|temporarily|too many|QOSMax|AssocMax|AssocGrp|MaxSubmit|job violates accounting/QOS policy \(job submit limit"
-    r"|slurmdbd|slurm_persist_conn",
+    r"|temporarily|too many|QOSMaxSubmit|AssocMaxSubmit|AssocGrpSubmit|MaxSubmitJobs|slurmdbd|slurm_persist_conn",
     re.I,
+)
+_TOO_LARGE = re.compile(r"PerJob|WallDuration|PerNode|MinCpu|TimeLimit", re.I)
+_ROW = re.compile(r"\d[\w.+\[\],%-]*\W")
+_LOGIN = re.compile(
+    r"HOME|PATH|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|SLURM_CONF|LD_LIBRARY_PATH|MODULE\w*|TRACEBED_\w+"
 )
 _SACCT_FIELDS = (
     "JobIDRaw,JobName,State,ExitCode,DerivedExitCode,NodeList,"
@@ -58,18 +68,35 @@ class Slurm:
 
     def __init__(self, names: SlurmNames, reach: Reach, accounting: bool):
         self._names, self._reach, self.accounting = names, reach, accounting
+        self._user = reach.user if isinstance(reach, Ssh) else getpass.getuser()
 
     def submit(self, options: Sequence[str], script: str, hold: Sequence[int]) -> str | SubmitError:
         """Submit a script; returns the job's id, or what went wrong."""
-        done = self._reach.run([self._names.sbatch, "--parsable", *options, script], hold=hold)
-        if done.code == 0 and (found := re.match(r"(\d+)", done.out)):
+        command = [*self._plain_environment(), self._names.sbatch, "--parsable", *options, script]
+        done = self._reach.run(command, hold=hold)
+        if done.code == 0 and (found := re.search(r"^(\d+)(?:;|$)", done.out, re.M)):
             return found[1]
-        return SubmitError(done.said(), temporary=bool(_TEMPORARY.search(done.said())))
+        temporary = bool(_TEMPORARY.search(done.said())) and not _TOO_LARGE.search(done.said())
+        return SubmitError(done.said(), temporary)
+
+    def _plain_environment(self) -> list[str]:
+        """On this host: the environment of a login, to keep secrets and settings of whoever submits out of jobs."""
+        if not isinstance(self._reach, Here):
+            return []
+        kept = {name: value for name, value in os.environ.items() if _LOGIN.fullmatch(name)}
+        return ["env", "-i", *(f"{name}={value}" for name, value in kept.items())]
 
     def queue(self, *, name: str | None = None) -> dict[str, Seen]:
         """Jobs that the controller knows, by id: all of this user, or those of one name."""
         which = [f"--name={name}"] if name else []
-        argv = [self._names.squeue, "--me", "--states=all", "--noheader", "--format=%i|%T|%r|%N", *which]
+        argv = [
+            self._names.squeue,
+            f"--user={self._user}",
+            "--states=all",
+            "--noheader",
+            "--format=%i|%T|%r|%N",
+            *which,
+        ]
         return parse_queue(self._ask(argv).out)
 
     def account(self, jobs: Sequence[str]) -> list[AccountRow]:
@@ -80,17 +107,17 @@ class Slurm:
         return parse_account(self._ask(argv).out)
 
     def account_by_name(self, name: str, since: str) -> list[AccountRow]:
-        """Jobs of a name in the accounting, submitted since a moment (`YYYY-MM-DDTHH:MM:SS`)."""
+        """Jobs of a name in the accounting, submitted since a moment (`YYYY-MM-DDTHH:MM:SS`, UTC)."""
         argv = [self._names.sacct, "--parsable2", "--noheader", f"--name={name}", f"--starttime={since}"]
-        rows = parse_account(self._ask([*argv, f"--format={_SACCT_FIELDS}"]).out)
+        rows = parse_account(self._ask([*argv, f"--format={_SACCT_FIELDS}"], utc=True).out)
         # A submission that was refused leaves a FAILED row that never had a node.
         return [row for row in rows if not row.step and not (row.state == "FAILED" and row.nodes == "None assigned")]
 
-    def cancel(self, job: str) -> None:
-        """End a job; one that has ended is no error."""
-        done = self._reach.run([self._names.scancel, job])
-        if done.code and "Invalid job id" not in done.said():
-            raise SiteUnavailable(f"{self._names.scancel} {job}: {done.said()}")
+    def cancel(self, name: str) -> None:
+        """End every job of this user that has this name; none is no error."""
+        done = self._reach.run([self._names.scancel, f"--user={self._user}", f"--name={name}"])
+        if done.code and "Invalid job id" not in done.said():  # it ended meanwhile
+            raise SiteUnavailable(f"{self._names.scancel} {name}: {done.said()}")
 
     def show(self, *what: str) -> str:
         """What `scontrol show` prints; times in UTC."""
@@ -152,8 +179,8 @@ class SubmitError:
 def parse_queue(text: str) -> dict[str, Seen]:
     """Jobs by id, from lines `id|STATE|reason|nodes`."""
     found = {}
-    for line in text.splitlines():
-        job, word, reason, nodes = line.strip().split("|", 3)
+    lines = (line.strip() for line in text.splitlines())
+    for job, word, reason, nodes in (line.split("|", 3) for line in lines if _ROW.match(line) and line.count("|") >= 3):
         found[job] = Seen(_state(word), word, "" if reason == "None" else reason, nodes or None)
     return found
 
@@ -195,6 +222,8 @@ def parse_account(text: str, delimiter: str = "|") -> list[AccountRow]:
 def _records(text: str, delimiter: str) -> Iterator[str]:
     record = ""
     for line in text.split("\n"):
+        if not record and not _ROW.match(line):
+            continue  # a login shell that greets
         record = f"{record} {line}" if record else line  # a job's name may hold a newline
         if record.count(delimiter) >= _SACCT_FIELDS.count(","):
             yield record
@@ -216,6 +245,11 @@ def memory_bytes(text: str) -> int | None:
     return int(float(found[1]) * 1024 ** " KMGTP".index(found[2] or " ")) if found else None
 
 
+def is_final(rows: Sequence[AccountRow]) -> bool:
+    """Whether the account of one job is closed: sacct lags behind."""
+    return any(not row.step and _state(row.state) == State.ENDED for row in rows)
+
+
 def usage(rows: Sequence[AccountRow]) -> dict[str, Any]:
     """Resources that one job used, from its rows: columns of table `jobs`."""
     job = next(row for row in rows if not row.step)
@@ -235,12 +269,14 @@ def _seen(row: AccountRow) -> Seen:
 
 
 def _state(word: str) -> State:
-    if word in _PENDING:
-        return State.PENDING
-    return State.RUNNING if word in _RUNNING else State.ENDED
+    """A word that is none of these says nothing: it is no end."""
+    states = {State.PENDING: _PENDING, State.RUNNING: _RUNNING, State.ENDED: _ENDED}
+    return next((state for state, words in states.items() if word.rstrip("+") in words), State.UNKNOWN)
 
 
 def _neither_knows(accounting: bool, silent: str) -> Seen:
+    if silent:
+        return Seen(State.UNKNOWN, detail=silent)
     if accounting:
-        return Seen(State.UNKNOWN, detail=silent or "neither squeue nor sacct knows this job at the moment")
+        return Seen(State.UNKNOWN, FORGOTTEN, "neither squeue nor sacct knows this job at the moment")
     return Seen(State.ENDED, detail="squeue no longer knows the job, and this site keeps no account")

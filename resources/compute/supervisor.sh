@@ -4,7 +4,8 @@
 #   supervisor.sh start DIRECTORY     start DIRECTORY/run.sh unless it was started; prints "pid ticks boot host"
 #   supervisor.sh begin DIRECTORY     what `start` calls in a session of its own: become DIRECTORY/run.sh
 #   supervisor.sh status              reads directories from standard input; prints "state<TAB>directory" for each:
-#                                     alive, gone, rebooted (the node has another boot id than at the start), or absent
+#                                     alive, gone, rebooted (the node has another boot id than at the start), elsewhere
+#                                     (started on a host of another name), or absent
 #   supervisor.sh cancel DIRECTORY KEY   end the job and everything that descends from it
 #
 # A process is named by pid, start time (clock ticks since boot) and boot id: a pid alone may by now be somebody else's.
@@ -41,8 +42,9 @@ begin() {
 }
 
 state() {
-    read -r pid began booted _ 2>/dev/null <"$1/process" || { printf absent; return; }
-    if [ "$booted" != "$boot" ]; then printf rebooted
+    read -r pid began booted on 2>/dev/null <"$1/process" || { printf absent; return; }
+    if [ "$on" != "$host" ]; then printf elsewhere
+    elif [ "$booted" != "$boot" ]; then printf rebooted
     elif alive "$pid" "$began"; then printf alive
     else printf gone
     fi
@@ -53,10 +55,11 @@ descendants() {  # of a job, by a variable in their environment: also those that
 }
 
 cancel() {
-    [ -d "$1" ] || return 0
+    [ -d "$1" ] || { printf 'there is no %s on %s\n' "$1" "$host" >&2; return 1; }
     exec 9>"$1/supervisor.lock" || exit 1
     flock 9 || exit 1  # a start that is under way has ended
-    read -r pid began booted _ 2>/dev/null <"$1/process" || return 0
+    read -r pid began booted on 2>/dev/null <"$1/process" || return 0
+    [ "$on" = "$host" ] || { printf 'it was started on %s, and this is %s\n' "$on" "$host" >&2; return 1; }
     [ "$booted" = "$boot" ] || return 0
     alive "$pid" "$began" && kill -TERM -- "-$pid" 2>/dev/null
     left=$(descendants "$2")

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -66,6 +67,8 @@ class SlurmCluster:
         Slurm's SlurmdTimeout, from which on a silent node is down.
     message_timeout_s
         Slurm's MessageTimeout. A killed node was declared down after 16-23 s at 5 s, after 26-32 s at Slurm's 10 s.
+    settings
+        Lines of slurm.conf, key and value, instead of or besides the usual ones.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class SlurmCluster:
         command_prefix: str = "",
         slurmd_timeout_s: int = 15,
         message_timeout_s: int = 5,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.root = root.resolve()
         if len(str(self.root)) > LONGEST_ROOT:
@@ -88,6 +92,7 @@ class SlurmCluster:
         self.command_prefix = command_prefix
         self._slurmd_timeout_s = slurmd_timeout_s
         self._message_timeout_s = message_timeout_s
+        self._settings = dict(settings or {})
         self._daemons = Daemons(self.root / "log")
         self._layout: slurm_files.Layout | None = None
 
@@ -283,6 +288,7 @@ class SlurmCluster:
             slurmd_timeout_s=self._slurmd_timeout_s,
             message_timeout_s=self._message_timeout_s,
             accounting=self.accounting,
+            settings=self._settings,
         )
         for folder in (at.munge_socket.parent, at.root / "state", at.devices, *map(at.spool, self.nodes)):
             folder.mkdir(mode=0o755, parents=True)

@@ -1,6 +1,7 @@
 """The files of a test cluster's configuration: slurm.conf, gres.conf, slurmdbd.conf. Texts only, nothing is started."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 GPUS = 8
@@ -20,6 +21,7 @@ class Layout:
     slurmd_timeout_s: int
     message_timeout_s: int
     accounting: bool
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def conf(self) -> Path:
@@ -112,6 +114,12 @@ AccountingStoragePass={at.munge_socket}
 AccountingStorageTRES=gres/gpu"""
 
 
+def _changed(text: str, settings: Mapping[str, str]) -> str:
+    """slurm.conf with other values: a key that is there twice is an error that every command repeats."""
+    kept = [line for line in text.splitlines() if line.partition("=")[0] not in settings]
+    return "\n".join([*kept, *(f"{name}={value}" for name, value in settings.items()), ""])
+
+
 def gres_conf(at: Layout) -> str:
     """gres.conf: character devices, or CUDA_VISIBLE_DEVICES is never set."""
     return f"AutoDetect=off\nName=gpu Type=v100 File={at.devices}/nvidia[0-{GPUS - 1}]\n"
@@ -138,6 +146,8 @@ def write(at: Layout) -> None:
     """Write all files with the modes that the daemons insist on."""
     at.conf.parent.mkdir(parents=True)
     at.conf.write_text(slurm_conf(at))
+    if at.settings:
+        at.conf.write_text(_changed(at.conf.read_text(), at.settings))
     (at.conf.parent / "gres.conf").write_text(gres_conf(at))
     (at.conf.parent / "cgroup.conf").write_text("CgroupPlugin=autodetect\nIgnoreSystemd=yes\n")
     if at.accounting:

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -39,12 +40,25 @@ class Sshd:
         Loopback port; a free one is chosen where None.
     environment
         Variables that remote sessions see, e.g. `SlurmCluster.environment()`.
+    user
+        Who is let in; the current user where None. Another one needs root.
+    pam_service
+        PAM decides too, as this file of /etc/pam.d says (whoever makes the Sshd makes the file); its modules see
+        `environment`. None: no PAM.
     """
 
-    def __init__(self, root: Path, port: int | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        user: str | None = None,
+        pam_service: str | None = None,
+    ) -> None:
         self.root = root.resolve()
         self.port = port or free_ports(1)[0]
-        self.user = pwd.getpwuid(os.geteuid()).pw_name
+        self.user = user or pwd.getpwuid(os.geteuid()).pw_name
+        self._pam_service = pam_service
         self._environment = dict(environment or {})
         self._daemons = Daemons(self.root)
 
@@ -76,7 +90,8 @@ class Sshd:
             self._prepare()
         if os.geteuid() == 0:
             PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
-        self._daemons.start("sshd", [str(binary("sshd")), "-D", "-e", "-f", str(self.root / "sshd_config")])
+        argv = [str(self._program()), "-D", "-e", "-f", str(self.root / "sshd_config")]
+        self._daemons.start("sshd", argv, os.environ | self._environment if self._pam_service else None)
         self._daemons.wait("sshd", lambda: listens(self.port))
 
     def stop(self) -> None:
@@ -126,6 +141,16 @@ class Sshd:
                 found.add(pid)
         return found
 
+    def _program(self) -> Path:
+        """sshd; it names its PAM service after the name that it was called by."""
+        real = Path(str(binary("sshd")))
+        if self._pam_service is None:
+            return real
+        link = self.root / self._pam_service
+        if not link.is_symlink():
+            link.symlink_to(real)
+        return link
+
     def _prepare(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         for name in ("host_key", "user_key"):
@@ -133,6 +158,8 @@ class Sshd:
             done = subprocess.run(make, capture_output=True, text=True, timeout=30, check=False)
             if done.returncode:
                 raise NotReadyError(f"ssh-keygen returned {done.returncode}: {done.stderr}")
+        if self.user != pwd.getpwuid(os.geteuid()).pw_name:
+            shutil.chown(self.root / "user_key", self.user)
         (self.root / "authorized_keys").write_text((self.root / "user_key.pub").read_text())
         host_key = (self.root / "host_key.pub").read_text()
         (self.root / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host_key}")
@@ -153,7 +180,7 @@ PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 StrictModes no
-UsePAM no
+UsePAM {"yes" if self._pam_service else "no"}
 UseDNS no
 PrintMotd no
 PrintLastLog no
