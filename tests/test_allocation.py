@@ -51,7 +51,7 @@ def ways(sshd, tmp_path) -> Ways:
 def refuses() -> Iterator[str]:
     """How nodes are reached that refuse whoever has no job there: an sshd that says so and accepts no key.
 
-    A stand-in: the real module needs a cluster with proctrack/cgroup and a PAM service of the whole machine.
+    A stand-in, so that this runs where there are no cgroups; `test_pam_slurm_adopt.py` has the real module.
     """
     if reason := Sshd.missing():
         pytest.skip(reason)

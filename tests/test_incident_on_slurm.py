@@ -12,11 +12,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
+import polars as pl
 import pytest
+from click.testing import CliRunner
 from cluster.processes import until
 from cluster.slurm import SlurmCluster
 
+from assets.operations.incident import INCIDENT
+from cli import main
+from defs import build_defs
 from home import Home
+from io_managers.tables import TableStore
+from materialise import materialise
 from resources.compute.incident import Incident, IncidentError, Verdict
 from resources.compute.incident_report import duration
 from resources.compute.incident_slurm import named_values, seconds
@@ -98,7 +106,11 @@ def story(slurm: SlurmCluster, tmp_path_factory) -> Iterator[Story]:
     slurm.reset()
 
 
-def test_our_ended_step_is_exonerated_by_its_margin(story: Story):
+@pytest.mark.fault(
+    "the an53 story: our steps end, then the node dies under strangers' jobs (slurmd SIGKILLed)",
+    "the report exonerates ours with its margin and names the strangers'",
+)
+def test_our_ended_step_is_exonerated_by_its_margin(story: Story, record_property):
     ours = [each for each in story.incident.judged if each.ran.ours]
     assert {each.ran.step for each in ours} == {"batch", "0", "1"}
     assert {each.ran.job for each in ours} == {story.ours}
@@ -111,6 +123,8 @@ def test_our_ended_step_is_exonerated_by_its_margin(story: Story):
     assert f"`{OURS}` of root (asset policy/success_rate, partition lift) **is exonerated**" in words
     assert f"{duration(min(each.margin_s for each in ours))} before the earliest moment" in words
     assert "No job of this platform is known to have been running there at the failure" in words
+    margin = duration(min(each.margin_s for each in ours))
+    record_property("measured", f"ours ended {margin} before the window; 2 strangers' jobs were running")
 
 
 def test_the_strangers_job_is_named_as_running_at_the_failure(story: Story):
@@ -130,6 +144,26 @@ def test_the_failure_lies_in_its_window_and_is_not_its_declaration(story: Story)
     assert window.end - window.start == timedelta(seconds=window_s(story.cluster))
     assert story.incident.failure.source == "sacctmgr show event"
     assert story.incident.failure.reason == "Not responding"
+
+
+def test_the_asset_and_the_command_give_the_same_report(story: Story, tmp_path, monkeypatch):
+    (tmp_path / "sites.toml").write_text('[sites.lab]\nscheduler = "slurm"\n')
+    for name, value in {**story.home.environment(), "TRACEBED_SITES": str(tmp_path / "sites.toml")}.items():
+        monkeypatch.setenv(name, value)
+    with dg.DagsterInstance.get() as instance:
+        definitions = build_defs(home=story.home)
+        for _ in range(2):  # a second report of one failure replaces its rows
+            assert materialise(definitions, instance, INCIDENT, None, {"node": "an53", "site": "lab"}) is None
+        event = instance.get_latest_materialization_event(INCIDENT).asset_materialization
+    rows = TableStore(story.home.tables).scan("incident")
+    assert rows.height == len(story.incident.rows())
+    assert set(rows.filter("ours")["verdict"]) == {"EXONERATED"}
+    assert set(rows.filter(~pl.col("ours"))["verdict"]) == {"RUNNING_AT_FAILURE"}
+    assert "**is exonerated**" in event.metadata["report"].value
+    shown = CliRunner().invoke(main, ["incident", "an53"])
+    assert shown.exit_code == 0 and "**is exonerated**" in shown.output
+    unknown = CliRunner().invoke(main, ["incident", "an99"])
+    assert unknown.exit_code == 1 and "an53" in unknown.output
 
 
 def test_the_zone_of_the_host_changes_nothing(story: Story, monkeypatch):

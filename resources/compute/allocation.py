@@ -4,6 +4,10 @@ The scheduler is asked for an allocation that only waits, queued like any other 
 on its node through SSH, where it is adopted; the allocation is given back when the job has ended, and a job that has
 lost its allocation is ended. Such a session has no CUDA_VISIBLE_DEVICES: the GPUs of the allocation are read from the
 scheduler.
+
+The module adopts a connection, not a command, and of several jobs of a user on one node it takes the newest (measured).
+So each job is started through a connection of its own, and only where that was adopted by its own allocation; another
+one waits until the newer has ended.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from resources.compute.slurm_commands import SubmitError
 from resources.compute.snapshot import Snapshot
 
 _CANCEL_S = 60.0
+_ADOPTED_BY_ANOTHER = 75
 _GRANTED = "the allocation stands; the job is being started in it"
 _HOLD = """#!/bin/sh
 # Holds the allocation: a job is started in it through SSH. (salloc --no-shell would block its caller while it queues,
@@ -97,7 +102,10 @@ class AllocationBackend(SlurmBackend):
             if files.cancelled:
                 raise SiteUnavailable("its end was asked for")
             self._put_inside(files, _job(handle.reference), node)
-            done = supervisor(self.site, node, self._state).run(["start", str(handle.directory)], hold=[lock])
+            argv = ["start", str(handle.directory), _job(handle.reference)]
+            done = supervisor(self.site, node, self._state, alone=True).run(argv, hold=[lock])
+        if done.code == _ADOPTED_BY_ANOTHER:
+            raise SiteUnavailable(f"{done.said()}: it waits until that one has ended")
         if done.code:
             return Status(Ending.LAUNCH_ERROR, f"the job could not be started on {node}: {done.said()}", node=node)
         if not done.out.strip():  # as when the connection breaks: it may have started

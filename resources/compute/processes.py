@@ -160,12 +160,16 @@ class Supervisor:
 _uploaded: set[tuple[str, str]] = set()
 
 
-def supervisor(site: Site, node: str, state: Path) -> Supervisor:
-    """The supervisor of a host: the file beside this one, or a copy of it on the node, named by its content."""
+def supervisor(site: Site, node: str, state: Path, *, alone: bool = False) -> Supervisor:
+    """The supervisor of a host: the file beside this one, or a copy of it on the node, named by its content.
+
+    ``alone`` ones are called through a connection of their own each time.
+    """
     if site.ssh is None:
         return Supervisor(Here(), str(SUPERVISOR))
     reach = site.ssh.reach(node)
-    return Supervisor(reach, _upload(reach, site.work or str(state)))
+    script = _upload(reach, site.work or str(state))
+    return Supervisor(replace(reach, shared=not alone), script)
 
 
 def _upload(reach: Ssh, folder: str) -> str:

@@ -86,12 +86,14 @@ class Ssh:
     ----------
     host, user, port : where, and as whom; a user name is never guessed.
     config : a file for `ssh -F`; None: the user's own.
+    shared : whether commands go through one connection that stays open; else each has one of its own.
     """
 
     host: str
     user: str
     port: int | None = None
     config: Path | None = None
+    shared: bool = True
 
     @property
     def where(self) -> str:
@@ -101,7 +103,8 @@ class Ssh:
         self, argv: Sequence[str], *, send: str = "", timeout_s: float = TIMEOUT_S, hold: Sequence[int] = ()
     ) -> Done:
         """Run a command there; see `Reach.run`."""
-        self._open()
+        if self.shared:
+            self._open()
         with take_place(self._folder / "channels", _CHANNELS, timeout_s, f"channels to {self.where}"):
             done = _run(
                 [*self.command("ControlMaster=no", "BatchMode=yes"), shlex.join(argv)],
@@ -138,7 +141,7 @@ class Ssh:
             "ConnectTimeout=10",
             "ServerAliveInterval=10",
             "ServerAliveCountMax=3",
-            f"ControlPath={self.socket}",
+            f"ControlPath={self.socket if self.shared else 'none'}",
             *options,
         )
         config = ["-F", str(self.config)] if self.config else []

@@ -1,7 +1,9 @@
 #!/bin/sh
 # Starts jobs on a node so that they outlive whoever started them, and says how they are. Called by absolute path:
 #
-#   supervisor.sh start DIRECTORY     start DIRECTORY/run.sh unless it was started; prints "pid ticks boot host"
+#   supervisor.sh start DIRECTORY [JOB]   start DIRECTORY/run.sh unless it was started; prints "pid ticks boot host".
+#                                     With a JOB of Slurm: only where this connection was not adopted by another one
+#                                     (exit code 75), with which it would be killed
 #   supervisor.sh begin DIRECTORY     what `start` calls in a session of its own: become DIRECTORY/run.sh
 #   supervisor.sh status              reads directories from standard input; prints "state<TAB>directory" for each:
 #                                     alive, gone, rebooted (the node has another boot id than at the start), elsewhere
@@ -23,7 +25,16 @@ alive() {  # pid ticks
     [ "$(ticks "$1")" = "$2" ]
 }
 
+adopted_by() {  # the job of Slurm whose processes this one belongs to; nothing where there is none
+    sed -n 's|.*/job_\([0-9]*\)\(/.*\)\{0,1\}$|\1|p' /proc/self/cgroup | head -n 1
+}
+
 start() {
+    job=$(adopted_by)
+    if [ -n "${2:-}" ] && [ -n "$job" ] && [ "$job" != "$2" ]; then
+        printf 'this connection was adopted by job %s, not by %s\n' "$job" "$2" >&2
+        exit 75
+    fi
     exec 9>"$1/supervisor.lock" || exit 1
     flock 9 || exit 1
     if [ ! -s "$1/process" ]; then
@@ -77,7 +88,7 @@ cancel() {
 }
 
 case $1 in
-start) start "$2" ;;
+start) start "$2" "${3:-}" ;;
 begin) begin "$2" ;;
 status) while IFS= read -r directory; do printf '%s\t%s\n' "$(state "$directory")" "$directory"; done ;;
 cancel) cancel "$2" "$3" ;;
