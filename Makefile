@@ -24,7 +24,7 @@ demo: $(READY)  ## materialise the demonstration study end to end and print its 
 	$(BIN)/tracebed demo
 
 test: $(READY)  ## run the tests
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # The Python that has MimicGen beside a robosuite, and a checkout of MimicGen, which is on its path for these tests only.
 MIMICGEN_PYTHON := $(or $(TRACEBED_PYTHON_MIMICGEN),$(BIN)/python)
@@ -35,7 +35,7 @@ test-mimicgen: $(READY)  ## run the mimicgen suite's tests on a checkout of Mimi
 	$(MIMICGEN_PYTHON) -m pytest -p no:cacheprovider tests_mimicgen
 
 reliability: $(READY)  ## run the fault tests on a real Slurm and sshd and write the table of docs/reliability.md
-	$(BIN)/pytest -m fault --fault-table docs/reliability.md
+	$(BIN)/pytest -n 2 --dist loadfile -m fault --fault-table docs/reliability.md
 
 ui: $(READY)  ## Dagster's UI on http://127.0.0.1:3000 (PORT=... for another)
 	$(BIN)/tracebed ui --port $(PORT)

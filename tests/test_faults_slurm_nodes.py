@@ -175,7 +175,7 @@ def nodes_of_whole_node_jobs(cluster: SlurmCluster, bench: Bench, name: str) -> 
     for each in followers:
         each.start()
     paths = [JobDirectory(bench.jobs / f"{name}-{number}").submission(1) for number in range(3)]
-    until(lambda: all(path.handle() for path in paths), 30, "all are submitted")
+    until(lambda: all(path.read_handle() for path in paths), 30, "all are submitted")
     only(cluster, *cluster.nodes)
     for each in followers:
         each.join(60)

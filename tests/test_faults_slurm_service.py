@@ -165,7 +165,7 @@ def test_an_ended_job_that_nobody_knows_is_not_submitted_again(unaccounted, tmp_
     bench = Bench(tmp_path, site)
     submitter(bench, "crash", "orphan", behaviour=("exit", 3)).communicate(timeout=60)
     files = SubmissionDirectory(bench.jobs / "orphan" / "1")
-    assert files.handle() is None
+    assert files.read_handle() is None
     until(lambda: (launch := files.launch()) and launch.exit_code() is not None, 30, "it has ended")
     assert bench.ended(bench.submit("orphan", "exit", 3)).ending == Ending.USER_ERROR
     assert jobs_named(unaccounted, "orphan") == {"orphan": 1}

@@ -52,7 +52,7 @@ def submitted_once_although_killed(cluster, bench: Bench, names: list[str]) -> s
     struck = int(output(submitter(bench, "killed", str(SEED), *names)))
     files = [SubmissionDirectory(bench.jobs / name / "1") for name in names]
     noted, meant = (
-        sum(each.handle() is not None for each in files),
+        sum(each.read_handle() is not None for each in files),
         sum(each.read_intent() is not None for each in files),
     )
     output(submitter(bench, "submit", *names))
@@ -108,7 +108,11 @@ def test_two_hundred_jobs_cost_one_question_a_cycle(cluster, tmp_path, monkeypat
     names = [f"many-{number}" for number in range(200)]
     only(cluster)  # so that all wait at once, and some cycles pass
     pollers = [submitter(bench, "poll", *names[part::4]) for part in range(4)]
-    until(lambda: all(SubmissionDirectory(bench.jobs / name / "1").handle() for name in names), 60, "all are submitted")
+    until(
+        lambda: all(SubmissionDirectory(bench.jobs / name / "1").read_handle() for name in names),
+        60,
+        "all are submitted",
+    )
     until(lambda: calls.exists() and len(moments(calls, "squeue")) > 3, 60, "squeue was asked")
     only(cluster, *cluster.nodes)
     with ThreadPoolExecutor(4) as pool:
@@ -142,7 +146,7 @@ def test_an_orchestrator_with_a_wrong_clock_finds_its_job_again(
     died = submitter(bench, "crash", name, behaviour=("sleep", 3), **wrong)
     died.communicate(timeout=60)
     assert died.returncode == -9
-    assert SubmissionDirectory(bench.jobs / name / "1").handle() is None
+    assert SubmissionDirectory(bench.jobs / name / "1").read_handle() is None
     assert output(submitter(bench, "follow", name, behaviour=("sleep", 3), **wrong)).strip() == "SUCCEEDED"
     assert jobs_named(cluster, name) == {name: 1}
     assert len(launches(bench, name)) == 1

@@ -16,6 +16,7 @@ import dagster as dg
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from cluster.folders import short_folder
 from cluster.processes import until
 from cluster.slurm import SlurmCluster
 
@@ -82,8 +83,14 @@ def our_record(home: Home, job: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def story(slurm: SlurmCluster, tmp_path_factory) -> Iterator[Story]:
-    slurm.reset()
+def story(tmp_path_factory) -> Iterator[Story]:
+    if reason := SlurmCluster.missing():
+        pytest.skip(reason)
+    with short_folder() as folder, SlurmCluster(folder) as slurm:  # its own: no node of it has failed before
+        yield from told(slurm, tmp_path_factory)
+
+
+def told(slurm: SlurmCluster, tmp_path_factory) -> Iterator[Story]:
     home = Home(tmp_path_factory.mktemp("home")).ensure()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in slurm.environment().items():
@@ -103,7 +110,6 @@ def story(slurm: SlurmCluster, tmp_path_factory) -> Iterator[Story]:
         events = ("sacctmgr", "--noheader", "show", "event", "nodes=an53")
         until(lambda: "DOWN" in slurm.run(*events).stdout, 20, "the accounting has it too: it lags behind")
         yield Story(slurm, home, ours, strangers, requeued, killed_at, investigate(home, SITE, "an53"))
-    slurm.reset()
 
 
 @pytest.mark.fault(

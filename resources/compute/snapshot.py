@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,11 @@ class Snapshot:
         clock.touch()
         now, found = clock.stat().st_mtime, []  # by the file server's clock: this host's may differ by minutes
         for path in sorted((self._folder / "watched").glob("[!.]*")):
-            if now - path.stat().st_mtime > _FORGOTTEN_AFTER_S:
-                path.unlink(missing_ok=True)
-            else:
-                found.append(path.read_text())
+            with suppress(FileNotFoundError):  # its job has ended meanwhile
+                if now - path.stat().st_mtime > _FORGOTTEN_AFTER_S:
+                    path.unlink()
+                else:
+                    found.append(path.read_text())
         return found
 
     @staticmethod
