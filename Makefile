@@ -35,7 +35,7 @@ test-mimicgen: $(READY)  ## run the mimicgen suite's tests on a checkout of Mimi
 	$(MIMICGEN_PYTHON) -m pytest -p no:cacheprovider tests_mimicgen
 
 reliability: $(READY)  ## run the fault tests on a real Slurm and sshd and write the table of docs/reliability.md
-	$(BIN)/pytest -n 2 --dist loadfile -m fault --fault-table docs/reliability.md
+	$(BIN)/pytest -n 2 --dist loadfile -m fault --fault-table=docs/reliability.md tests
 
 ui: $(READY)  ## Dagster's UI on http://127.0.0.1:3000 (PORT=... for another)
 	$(BIN)/tracebed ui --port $(PORT)
