@@ -47,19 +47,24 @@ with open_job() as job:
 """
 _SITES = """\
 [sites.local]
+variables = {{ PYTHONPATH = \"{probes}\" }}
 poll_s = 1.0
 [sites.host]
+variables = {{ PYTHONPATH = \"{probes}\" }}
 scheduler = "slurm"
 partition = "gpu"
 [sites.host_counted]
+variables = {{ PYTHONPATH = \"{probes}\" }}
 scheduler = "slurm"
 partition = "gpu"
 commands = {commands}
 [sites.login]
+variables = {{ PYTHONPATH = \"{probes}\" }}
 scheduler = "slurm"
 partition = "gpu"
 ssh = {{ host = "login", user = "{user}", config = "{config}" }}
 [sites.node]
+variables = {{ PYTHONPATH = \"{probes}\" }}
 ssh = {{ host = "node", user = "{user}", config = "{config}" }}
 """
 
@@ -104,7 +109,9 @@ def open_testbed() -> Iterator[Testbed]:
         with Sshd(folder / "ssh", environment=remote) as sshd:
             commands = ", ".join(f'{name} = "{scripts / name}"' for name in COMMANDS[:-1])
             sites = folder / "sites.toml"
-            sites.write_text(_SITES.format(commands=f"{{ {commands} }}", user=sshd.user, config=sshd.ssh_config))
+            sites.write_text(
+                _SITES.format(commands=f"{{ {commands} }}", user=sshd.user, config=sshd.ssh_config, probes=probes)
+            )
             probes.mkdir()
             (probes / "bench_probe.py").write_text(_PROBE)
             os.environ |= environment | {"TRACEBED_SITES": str(sites), "PYTHONPATH": str(probes)}
