@@ -24,10 +24,11 @@ from io_managers.tables import TableStore
 from materialise import materialise, submit
 from registry import register_section
 from resources.compute.compute import JOB_TAG, ROOT_RUN_TAG, Compute
+from resources.compute.interface import Needs
 from resources.compute.job_directory import JobDirectory, every_job, open_jobs, write_text
 from resources.compute.process import this_process
 from resources.compute.running import end_submission
-from resources.compute.sites import load_sites
+from resources.compute.sites import SshHost, load_sites
 from science.spatial.simulate import simulate_cortex
 from science.spatial.simulated_files import write_annotated
 
@@ -307,3 +308,11 @@ def test_the_table_of_jobs_names_every_submission(orchestrator):
     assert row["node"] and row["submitted_at"] <= row["ended_at"]
     lineage = TableStore(orchestrator.home.tables).scan("lineage").filter(pl.col("asset") == "spatial/section")
     assert set(lineage["job_key"]) == {row["key"]} and set(lineage["node"]) == {row["node"]}
+
+
+def test_a_job_that_its_site_cannot_run_is_closed_and_not_followed_again_and_again(orchestrator):
+    site = load_sites().site("local").model_copy(update={"ssh": SshHost(host="nowhere", user="nobody")})
+    bench = Bench(orchestrator.home.root, site)
+    status = bench.follow("unfit", "exit", 0, needs=Needs(environment="not-there"))
+    assert status.ending == "LAUNCH_ERROR" and "has no environment 'not-there'" in status.detail
+    assert not open_jobs(bench.jobs)

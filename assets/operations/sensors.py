@@ -85,7 +85,9 @@ def _reconciled(
     elif run is None or run.status in _CANCELLED:
         if spent_s > _LONGEST_TICK_S:
             return None, f"job {job.path.name} is to be ended at the next look"
-        end_submission(_backend(home, job), job.submission(job.submissions()[-1]))
+        if numbers := job.submissions():
+            end_submission(_backend(home, job), job.submission(numbers[-1]))
+        job.mark_closed()
         if run is not None and run.status == dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, message="Its process died; its job was ended.")
         return None, f"job {job.path.name} was ended: its run was {'cancelled' if run else 'deleted'}"
@@ -140,7 +142,7 @@ def _pid(event: dg.EventLogEntry) -> int | None:
 def _again(instance: dg.DagsterInstance, run: dg.DagsterRun, job_of: Mapping[dg.AssetKey, str]) -> list[dg.RunRequest]:
     """A new run of the same, where that is one asset; what several assets are made of is a user's to choose."""
     assets = list(run.asset_selection or ())
-    if len(assets) != 1:
+    if len(assets) != 1 or assets[0] not in job_of:
         return []
     request = _request(instance, run, assets[0], run.tags.get("dagster/partition"), job_of)
     return [request] if request else []

@@ -29,7 +29,7 @@ from resources.compute.interface import Ending, JobSpec, Needs, Status
 from resources.compute.job_directory import JobDirectory, Launch, write_text
 from resources.compute.messages import JobMessageReader, KeptContext
 from resources.compute.running import JobRun
-from resources.compute.sites import Site, SiteError, load_sites
+from resources.compute.sites import Site, load_sites
 
 JOB_TAG, SITE_TAG, ROOT_RUN_TAG = "tracebed/job", "tracebed/site", "tracebed/root_run"
 _LOG_TAIL_BYTES = 4000
@@ -156,10 +156,7 @@ class Compute(dg.ConfigurableResource):
             echo=_echo,
             was_cancelled=lambda: _is_cancelled(context),
         )
-        try:
-            return run.to_end(spec)
-        except SiteError as error:  # such as an environment that the site has not
-            return Status(Ending.LAUNCH_ERROR, str(error))
+        return run.to_end(spec)
 
     def _collect(
         self, module: str, job: JobDirectory, session: dg.PipesSession, status: Status, artifacts: ArtifactStore

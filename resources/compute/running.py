@@ -26,7 +26,7 @@ from resources.compute.job_directory import JobDirectory, SubmissionDirectory, w
 from resources.compute.places import take_place
 from resources.compute.process import this_process
 from resources.compute.retries import another
-from resources.compute.sites import Site
+from resources.compute.sites import Site, SiteError
 
 _SHORTEST_CYCLE_S, _LONGEST_CYCLE_S = 0.05, 0.3
 _LONGEST_PAUSE_S = 60.0
@@ -112,7 +112,7 @@ class JobRun:
         try:
             with self._place(SubmissionDirectory(spec.directory)):
                 return self._watched(self._submitted(spec))
-        except SubmissionRefused as refused:
+        except (SubmissionRefused, SiteError) as refused:  # such as an environment that the site has not
             return Status(Ending.LAUNCH_ERROR, str(refused))
         except BaseException:
             self._let_go(spec)
