@@ -194,5 +194,5 @@ def test_a_job_on_a_full_disk_does_not_begin(cluster, small_disk, monkeypatch, r
     with pytest.raises(OSError, match=f"No space left on device.*{small_disk}"):
         bench.follow("too-late", "exit", 0, needs=SMALL)
     assert jobs_named(cluster, "too-late") == {}
-    said = status.detail.replace(str(bench.jobs), "<jobs>")
+    said = status.detail.replace(str(bench.jobs), "`jobs`")
     record_property("measured", f"{status.ending}: {said}")
