@@ -1,5 +1,7 @@
 """The `tracebed` command: sections, tasks, checkpoints, tables, and the demonstration. The UI is `make ui`.
 
+Sites, jobs and incidents are in `cli_operations.py`.
+
 Errors that a user can mend end in one message without a traceback and exit status 1.
 """
 
@@ -11,27 +13,12 @@ from pathlib import Path
 
 import click
 
+from cli_operations import incident_command, jobs_command, site_group
 from home import ROOT, Home
-from io_managers.artifacts import ArtifactError
-from io_managers.tables import DamagedPartition
-from resources.compute.interface import SiteUnavailable
-
-_RECOVERABLE = (ValueError, OSError, ArtifactError, DamagedPartition, SiteUnavailable)
+from terminal import Group, print_frame
 
 
-class _Group(click.Group):
-    """Shows errors that name their cause and cure as one message."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except _RECOVERABLE as error:
-            if os.environ.get("TRACEBED_TRACEBACK"):
-                raise
-            raise click.ClickException(str(error)) from error
-
-
-@click.group(cls=_Group)
+@click.group(cls=Group)
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Every number leads back to its bytes. $TRACEBED_HOME (default .tracebed/) holds everything."""
@@ -39,7 +26,7 @@ def main(ctx: click.Context) -> None:
     os.environ.update(TRACEBED_HOME=str(ctx.obj.root), DAGSTER_HOME=str(ctx.obj.dagster))
 
 
-@main.group(name="section", cls=_Group)
+@main.group(name="section", cls=Group)
 def section_group() -> None:
     """Sections of tissue."""
 
@@ -93,7 +80,7 @@ def section_list(home: Home) -> None:
     """Sections, where they come from, and what is there of them."""
     from registry import list_sections
 
-    _print(list_sections(home))
+    print_frame(list_sections(home))
 
 
 @section_group.command(name="fill")
@@ -126,7 +113,7 @@ def section_remove(home: Home, key: str) -> None:
     click.echo(remove_section(home, key))
 
 
-@main.group(name="task", cls=_Group)
+@main.group(name="task", cls=Group)
 def task_group() -> None:
     """Robot tasks: partition keys `<suite>.<task>`."""
 
@@ -148,7 +135,7 @@ def task_list(home: Home) -> None:
     """Tasks that were added and that could be, and what is there of them."""
     from task_study import list_tasks
 
-    _print(list_tasks(home))
+    print_frame(list_tasks(home))
 
 
 @task_group.command(name="fill")
@@ -177,7 +164,7 @@ def task_remove(key: str) -> None:
     click.echo(f"{key} is no longer a partition; what was published of it stays")
 
 
-@main.group(name="checkpoint", cls=_Group)
+@main.group(name="checkpoint", cls=Group)
 def checkpoint_group() -> None:
     """Checkpoints of policies."""
 
@@ -196,7 +183,7 @@ def checkpoint_import(home: Home, policy: str, task: str, path: Path, trusted: b
         sys.exit(1)
 
 
-@main.group(name="train", cls=_Group)
+@main.group(name="train", cls=Group)
 def train_group() -> None:
     """Trainings."""
 
@@ -218,116 +205,6 @@ def train_plan(home: Home, policy: str, tasks: tuple[str, ...], intent: str | No
         sys.exit(1)
 
 
-@main.group(name="site", cls=_Group)
-def site_group() -> None:
-    """Sites where jobs run: `sites.toml`."""
-
-
-@site_group.command(name="list")
-def site_list() -> None:
-    """Sites, how they are reached, and which assets run there."""
-    import polars as pl
-
-    from resources.compute.sites import load_sites
-
-    sites = load_sites()
-    rows = [
-        {
-            "site": site.name,
-            "scheduler": site.scheduler,
-            "reached": site.reach().where,
-            "partition": site.partition,
-            "runs": ", ".join(sorted(group for group, name in sites.runs_on.items() if name == site.name)),
-        }
-        for site in sites.sites.values()
-    ]
-    _print(pl.DataFrame(rows))
-
-
-@site_group.command(name="check")
-@click.argument("name")
-@click.option("--gpus", default=0, show_default=True, help="GPUs that the probing job asks for.")
-@click.pass_obj
-def site_check(home: Home, name: str, gpus: int) -> None:
-    """Try site NAME end to end, a job included, and say what was found."""
-    from resources.compute.interface import Needs
-    from resources.compute.site_check import check_site
-    from resources.compute.sites import load_sites
-
-    site = load_sites().site(name)
-    failed = False
-    for found in check_site(home, site, Needs(memory_gb=1.0, gpus=gpus, disk_gb=0.1)):
-        click.echo(found.line())
-        failed |= not found.works
-    if failed:
-        sys.exit(1)
-
-
-@site_group.command(name="login")
-@click.argument("name")
-def site_login(name: str) -> None:
-    """Log in to site NAME by hand, once (passwords, second factors): later commands use this connection."""
-    from resources.compute.sites import load_sites
-
-    site = load_sites().site(name)
-    if site.ssh is None:
-        raise click.ClickException(f"site {name} is this host: nothing to log in to")
-    command = site.ssh.reach().command("ControlMaster=yes", "ControlPersist=43200")
-    os.execvp(command[0], [*command, "echo", "logged in; the connection is kept for 12 hours"])
-
-
-@main.command(name="jobs")
-@click.option("--site", help="Only jobs of this site.")
-@click.option("--asset", help="Only jobs of assets whose key contains this.")
-@click.option("--open", "only_open", is_flag=True, help="Only jobs that have not ended.")
-@click.option("--usage", is_flag=True, help="Ask the sites what ended jobs used, and show that instead of times.")
-@click.option("--limit", default=40, show_default=True, help="The newest so many.")
-@click.pass_obj
-def jobs_command(home: Home, site: str | None, asset: str | None, only_open: bool, usage: bool, limit: int) -> None:
-    """Every job: what it computes, where it ran, how it ended. Newest first."""
-    import polars as pl
-
-    from resources.compute.job_table import job_table, refresh_usage
-    from resources.compute.sites import load_sites
-
-    for problem in refresh_usage(home, load_sites()) if usage else ():
-        click.echo(f"not asked: {problem}", err=True)
-    frame = job_table(home)
-    if site:
-        frame = frame.filter(pl.col("site") == site)
-    if asset:
-        frame = frame.filter(pl.col("asset").str.contains(asset, literal=True))
-    if only_open:
-        frame = frame.filter(pl.col("ending").is_null())
-    moments = [pl.col(name).dt.strftime("%m-%d %H:%M:%S") for name in ("submitted_at", "started_at", "ended_at")]
-    used = ["gpus", "cpus", "memory_gb", "elapsed_s", "cpu_s", "max_rss_gb"]
-    what = ["asset", "partition", "submission", "site", "node", "reference", "ending"]
-    _print(frame.select(*what, *(used if usage else [*moments, "detail"]), "key").head(limit))
-    click.echo(f"{min(limit, frame.height)} of {frame.height} submissions; times are UTC")
-
-
-@main.command(name="incident")
-@click.argument("node")
-@click.option("--at", help="A moment (ISO 8601) at or after the failure; default: the last failure.")
-@click.option("--site", help="Site that the node belongs to; default: the only one with a scheduler.")
-@click.pass_obj
-def incident_command(home: Home, node: str, at: str | None, site: str | None) -> None:
-    """What NODE took with it when it failed: who was running, who had ended before, what the platform then did."""
-    from datetime import datetime
-
-    from resources.compute.incident_sources import investigate
-    from resources.compute.sites import load_sites
-
-    sites = load_sites()
-    scheduled = [each.name for each in sites.sites.values() if each.scheduler == "slurm"]
-    if site is None and len(scheduled) != 1:
-        raise click.ClickException(
-            f"say which site {node} belongs to with --site; the sites are {', '.join(sites.sites)}"
-        )
-    found = investigate(home, sites.site(site or scheduled[0]), node, datetime.fromisoformat(at) if at else None)
-    click.echo(found.markdown())
-
-
 @main.command()
 @click.argument("query")
 @click.option("--csv", is_flag=True, help="Print comma-separated values.")
@@ -345,7 +222,7 @@ def sql(home: Home, query: str, csv: bool) -> None:
     except duckdb.Error as error:
         raise click.ClickException(f"{error}\n`tracebed tables` lists the tables.") from error
     if frame is not None:
-        click.echo(frame.write_csv(), nl=False) if csv else _print(frame)
+        click.echo(frame.write_csv(), nl=False) if csv else print_frame(frame)
 
 
 @main.command()
@@ -379,10 +256,10 @@ def tables(home: Home, name: str | None) -> None:
             for c in (*table(name).columns, *SYSTEM_COLUMNS)
         ]
         click.echo(f"{name}: a row is {table(name).row}")
-        _print(pl.DataFrame(columns))
+        print_frame(pl.DataFrame(columns))
     else:
         counts = [{"table": n, "partitions": len(store.partitions(n)), "a row is": s.row} for n, s in TABLES.items()]
-        _print(pl.DataFrame(counts))
+        print_frame(pl.DataFrame(counts))
     for draft in (*sweep(home.tables), *sweep(home.artifacts)):
         click.echo(f"removed a draft of a dead writer: {draft}")
 
@@ -413,18 +290,16 @@ def ui(home: Home, port: int) -> None:
     os.execvpe(str(Path(sys.executable).with_name("dagster")), command, home.environment())
 
 
+main.add_command(site_group)
+main.add_command(jobs_command)
+main.add_command(incident_command)
+
+
 def dagster_instance():
     """Dagster's instance of this home."""
     import dagster as dg
 
     return dg.DagsterInstance.get()
-
-
-def _print(frame) -> None:
-    import polars as pl
-
-    with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=220, fmt_str_lengths=120, tbl_hide_dataframe_shape=True):
-        click.echo(str(frame))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
+from assets.earlier import earlier_rows, with_earlier
 from io_managers.schemas import table
 from io_managers.table_io_manager import Rows, TableIOManager, materialised
-from io_managers.tables import MissingPartition
 from resources.compute.compute import Compute
 from resources.compute.incident_sources import IncidentError, investigate
 from resources.compute.sites import SiteError, load_sites
@@ -52,14 +52,9 @@ def incident(
     except (IncidentError, SiteError, ValueError) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     schema = {column.name: column.dtype for column in table("incident").columns}
-    rows = pl.DataFrame(found.rows(), schema=schema)
-    try:
-        earlier = tables.own_partition(context)
-        identity = ["site", "node", "window_end", "job", "step", "started_at"]
-        rows = pl.concat([rows, earlier.frame().join(rows, on=identity, how="anti", nulls_equal=True)])
-        replaces = earlier.data_version
-    except MissingPartition:
-        replaces = ""
+    earlier = earlier_rows(context, tables)
+    identity = ["site", "node", "window_end", "job", "step", "started_at"]
+    rows = with_earlier(Rows(pl.DataFrame(found.rows(), schema=schema)), earlier, "incident", identity)
     check = dg.AssetCheckResult(
         check_name="accounting_complete",
         passed=not found.limits,
@@ -67,4 +62,4 @@ def incident(
         metadata={"limits": list(found.limits)},
     )
     metadata = {"report": dg.MetadataValue.md(found.markdown())}
-    yield materialised(Rows(rows, replaces=replaces), metadata, [check])
+    yield materialised(rows, metadata, [check])

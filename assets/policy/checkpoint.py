@@ -9,9 +9,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from assets.earlier import earlier_rows, with_earlier
 from assets.policy.keys import DEMONSTRATIONS, policy_key
 from assets.policy.recipes import recipe
-from assets.policy.rollouts import earlier_rows, with_earlier
 from assets.policy.tasks import task_needs, task_of
 from home import Home
 from io_managers.content import file_hash

@@ -31,6 +31,7 @@ from resources.compute.sites import Site
 from resources.compute.slurm import SlurmBackend, allocation_options
 from resources.compute.slurm_commands import SubmitError
 from resources.compute.snapshot import Snapshot
+from resources.compute.submitting import submit_once
 
 _CANCEL_S = 60.0
 _ADOPTED_BY_ANOTHER = 75
@@ -55,15 +56,12 @@ class AllocationBackend(SlurmBackend):
     def submit(self, spec: JobSpec) -> Handle:
         """Ask for an allocation, unless that was done before; `poll` starts the job in it. See `Backend.submit`."""
         require_one_line(spec)
-        files = SubmissionDirectory(spec.directory)
-        spec.directory.mkdir(parents=True, exist_ok=True)
-        with locked(spec.directory / "lock") as lock:
-            known = files.read_handle()
-            if known is None:
-                job = (self._find(files, spec.key) if files.read_intent() else None) or self._submit(files, spec, lock)
-                known = {"reference": f"{job}@{spec.directory}", "job": job}
-                files.write_handle(known)
-        return Handle(spec.key, spec.directory, known["reference"])
+
+        def ask(files: SubmissionDirectory, lock: int) -> Mapping[str, Any]:
+            job = self._job(files, spec, lock)
+            return {"reference": f"{job}@{spec.directory}", "job": job}
+
+        return submit_once(spec, ask)
 
     def _ask_for_job(self, spec: JobSpec, files: SubmissionDirectory, lock: int) -> str | SubmitError:
         script = files.path / "hold.sh"

@@ -16,11 +16,11 @@ from resources.compute.endings import Seen
 from resources.compute.interface import Handle, JobSpec, SiteUnavailable, State, Status, SubmissionRefused
 from resources.compute.job_directory import SubmissionDirectory
 from resources.compute.patience import Patience
-from resources.compute.places import locked
 from resources.compute.polling import poll
 from resources.compute.reach import Done, Here, Reach, Ssh
 from resources.compute.sites import Site
 from resources.compute.snapshot import Snapshot
+from resources.compute.submitting import submit_once
 
 SUPERVISOR = Path(__file__).with_name("supervisor.sh")
 _GRACE_HERE_S = 2.0
@@ -39,24 +39,24 @@ class ProcessBackend:
     def submit(self, spec: JobSpec) -> Handle:
         """Start the job unless it was started before; see `Backend.submit`."""
         require_one_line(spec)
-        files = SubmissionDirectory(spec.directory)
-        spec.directory.mkdir(parents=True, exist_ok=True)
-        with locked(spec.directory / "lock") as lock:
-            known = files.read_handle()
-            if known is None:
-                intent = files.read_intent()
-                node = intent["node"] if intent else self._choose_node(spec)
-                if intent is None:
-                    limit_s = spec.needs.time_limit_s or self.site.time_limit_s
-                    command = [*self.site.command(spec.needs.environment), "-m", "workloads.on_node", spec.module]
-                    there = {"TRACEBED_GPU_SLOTS": "1", **({"TRACEBED_NODE": node} if node else {})}
-                    spec = replace(spec, environment={**spec.environment, **there})
-                    files.prepare(spec, command, self.site.root, limit_s, self.site.warn_before(limit_s))
-                    files.write_intent({"node": node})
-                process = self._start(node, spec.directory, lock)
-                known = {"reference": f"{node}:{spec.directory}", "process": process}
-                files.write_handle(known)
-        return Handle(spec.key, spec.directory, known["reference"])
+
+        def ask(files: SubmissionDirectory, lock: int) -> Mapping[str, Any]:
+            intent = files.read_intent()
+            node = intent["node"] if intent else self._prepare(files, spec)
+            return {"reference": f"{node}:{spec.directory}", "process": self._start(node, spec.directory, lock)}
+
+        return submit_once(spec, ask)
+
+    def _prepare(self, files: SubmissionDirectory, spec: JobSpec) -> str:
+        """Write down all that the job needs, and on which node it is to run."""
+        node = self._choose_node(spec)
+        limit_s = spec.needs.time_limit_s or self.site.time_limit_s
+        command = [*self.site.command(spec.needs.environment), "-m", "workloads.on_node", spec.module]
+        there = {"TRACEBED_GPU_SLOTS": "1", **({"TRACEBED_NODE": node} if node else {})}
+        prepared = replace(spec, environment={**spec.environment, **there})
+        files.prepare(prepared, command, self.site.root, limit_s, self.site.warn_before(limit_s))
+        files.write_intent({"node": node})
+        return node
 
     def _start(self, node: str, directory: Path, lock: int) -> str:
         done = supervisor(self.site, node, self._state).run(["start", str(directory)], hold=[lock])

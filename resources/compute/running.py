@@ -114,7 +114,7 @@ class JobRun:
                 return self._watched(self._submitted(spec))
         except (SubmissionRefused, SiteError) as refused:  # such as an environment that the site has not
             return Status(Ending.LAUNCH_ERROR, str(refused))
-        except BaseException:
+        except BaseException:  # an interrupt above all: whoever ends this run must be told what becomes of the job
             self._let_go(spec)
             raise
 

@@ -25,11 +25,11 @@ from resources.compute.interface import (
 )
 from resources.compute.job_directory import SubmissionDirectory
 from resources.compute.patience import Patience
-from resources.compute.places import locked
 from resources.compute.polling import poll
 from resources.compute.sites import Site
 from resources.compute.slurm_commands import Slurm, SubmitError
 from resources.compute.snapshot import Snapshot
+from resources.compute.submitting import submit_once
 
 _NO_SUCH_NODES = "node configuration is not available"
 _CLOCKS_DIFFER = timedelta(days=1)
@@ -46,17 +46,16 @@ class SlurmBackend:
 
     def submit(self, spec: JobSpec) -> Handle:
         """Submit the job unless it was submitted before; see `Backend.submit`."""
-        files = SubmissionDirectory(spec.directory)
-        spec.directory.mkdir(parents=True, exist_ok=True)
-        with locked(spec.directory / "lock") as lock:
-            known = files.read_handle()
-            if known is None:
-                job = self._find(files, spec.key) if files.read_intent() else None
-                if job is None:
-                    job = self._submit(files, spec, lock)
-                known = {"reference": job, "job": job}
-                files.write_handle(known)
-        return Handle(spec.key, spec.directory, known["reference"])
+
+        def ask(files: SubmissionDirectory, lock: int) -> Mapping[str, Any]:
+            job = self._job(files, spec, lock)
+            return {"reference": job, "job": job}
+
+        return submit_once(spec, ask)
+
+    def _job(self, files: SubmissionDirectory, spec: JobSpec, lock: int) -> str:
+        """The id of the job of this name: one that was asked for before, or a new one."""
+        return (self._find(files, spec.key) if files.read_intent() else None) or self._submit(files, spec, lock)
 
     def _submit(self, files: SubmissionDirectory, spec: JobSpec, lock: int) -> str:
         if files.read_intent() is None:

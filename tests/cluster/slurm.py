@@ -174,7 +174,7 @@ class SlurmCluster:
             for name in self.nodes:
                 self._start_slurmd(name)
             self.wait_ready()
-        except BaseException:
+        except BaseException:  # also when interrupted: nobody else would end the daemons
             self.stop()
             raise
 
