@@ -51,6 +51,15 @@ class Orchestrator:
         }
         self.log = (folder / "daemon.log").open("w")
 
+    def on_slurm(self, cluster, monkeypatch, begin_s: int) -> None:
+        """Jobs run on the test cluster, and begin only after some seconds."""
+        for name, value in cluster.environment().items():
+            self.environment[name] = value
+            monkeypatch.setenv(name, value)
+        site = f'scheduler = "slurm"\npartition = "gpu"\npoll_s = 1.0\noptions = ["--begin=now+{begin_s}"]\n'
+        sites = f'[runs_on]\ndefault = "cluster"\n[sites.cluster]\n{site}'
+        Path(self.environment["TRACEBED_SITES"]).write_text(sites)
+
     def start(self) -> None:
         command = [Path(sys.executable).with_name("dagster-daemon"), "run", "-w", ROOT / "workspace.yaml"]
         subprocess.Popen(
@@ -86,7 +95,7 @@ def _zombie(pid: int) -> bool:
 
 @pytest.fixture
 def orchestrator(tmp_path, monkeypatch):
-    """On this host's own site; `on_slurm` changes it."""
+    """On this host's own site; `on_slurm` changes that."""
     made = Orchestrator(tmp_path, "[sites.local]\npoll_s = 0.5\n")
     for name in ("TRACEBED_HOME", "DAGSTER_HOME", "TRACEBED_SITES"):
         monkeypatch.setenv(name, made.environment[name])
@@ -125,12 +134,7 @@ def _materialised(instance: dg.DagsterInstance, key: str) -> int:
 def test_runs_of_a_killed_orchestrator_are_followed_again_with_one_job_each(
     cluster, orchestrator, monkeypatch, record_property
 ):
-    for name, value in cluster.environment().items():
-        orchestrator.environment[name] = value
-        monkeypatch.setenv(name, value)
-    sites = '[runs_on]\ndefault = "cluster"\n[sites.cluster]\nscheduler = "slurm"\npartition = "gpu"\npoll_s = 1.0\n'
-    # Jobs begin late, so that all three runs are under way when the orchestrator dies.
-    Path(orchestrator.environment["TRACEBED_SITES"]).write_text(sites + 'options = ["--begin=now+60"]\n')
+    orchestrator.on_slurm(cluster, monkeypatch, begin_s=60)  # all three runs are under way when the orchestrator dies
     instance, definitions = orchestrator.instance, build_defs(home=orchestrator.home)
     orchestrator.start()
     points = random.Random(7)
@@ -158,11 +162,7 @@ def test_runs_of_a_killed_orchestrator_are_followed_again_with_one_job_each(
 
 @pytest.mark.fault("a run is cancelled in the UI", "its job is cancelled too, with what it started")
 def test_cancelling_a_run_cancels_its_job(cluster, orchestrator, monkeypatch, record_property):
-    for name, value in cluster.environment().items():
-        orchestrator.environment[name] = value
-        monkeypatch.setenv(name, value)
-    sites = '[runs_on]\ndefault = "cluster"\n[sites.cluster]\nscheduler = "slurm"\npartition = "gpu"\npoll_s = 1.0\n'
-    Path(orchestrator.environment["TRACEBED_SITES"]).write_text(sites + 'options = ["--begin=now+600"]\n')
+    orchestrator.on_slurm(cluster, monkeypatch, begin_s=600)
     instance, definitions = orchestrator.instance, build_defs(home=orchestrator.home)
     orchestrator.start()
     submit(instance, definitions, {SECTION: ["a"]}, "a")
