@@ -187,6 +187,14 @@ def test_eight_submissions_at_once_get_one_allocation(make_bench, cluster, recor
     record_property("measured", "8 submissions, 1 allocation, 1 launch, 0 allocations afterwards")
 
 
+def test_a_late_follower_is_told_the_same_ending_after_the_allocation_was_given_back(make_bench, cluster):
+    first, late = make_bench(), make_bench()
+    handle = first.submit("seen-late", "exit", 3)
+    assert first.ended(handle).ending == Ending.USER_ERROR
+    until(lambda: not allocations(cluster, "", "running", "completing"), 20, "it was given back: Slurm says CANCELLED")
+    assert late.ended(handle).ending == Ending.USER_ERROR
+
+
 @pytest.mark.fault("cancel a job inside an allocation", "its processes and its allocation are gone; again is no error")
 def test_cancelling_ends_the_job_and_its_allocation(bench, cluster, ways, refuses, record_property):
     handle = bench.submit("cancelled", "child", 300)

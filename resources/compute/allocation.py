@@ -77,7 +77,7 @@ class AllocationBackend(SlurmBackend):
             if status.ending is None and status.detail == _GRANTED and status.node:
                 status = self._begun(handle, status.node)
             if status.ending is not None:
-                status = self._given_back(handle, status)
+                status = self._given_back(handle, _decided(handle, status))
             found[handle.key] = status
         return found
 
@@ -213,6 +213,19 @@ class AllocationBackend(SlurmBackend):
     def usage(self, handles: Sequence[Handle]) -> Mapping[str, Mapping[str, Any]]:
         """Resources of the allocations, from sacct."""
         return super().usage([replace(handle, reference=_job(handle.reference)) for handle in handles])
+
+
+def _decided(handle: Handle, status: Status) -> Status:
+    """How the job ended, as whoever saw it first wrote it down.
+
+    The allocation is given back next, and to other followers it would then look cancelled.
+    """
+    path = handle.directory / "decided.json"
+    with locked(handle.directory / "lock"):
+        if not path.exists():
+            write_text(path, json.dumps({"ending": status.ending, "detail": status.detail, "node": status.node}))
+        told = json.loads(path.read_text())
+    return Status(Ending(told["ending"]), told["detail"], node=told["node"])
 
 
 def gpu_indices(shown: str) -> list[int]:
