@@ -306,6 +306,8 @@ def test_the_table_of_jobs_names_every_submission(orchestrator):
         "SUCCEEDED",
     )
     assert row["node"] and row["submitted_at"] <= row["ended_at"]
+    event = orchestrator.instance.get_latest_materialization_event(JOBS).asset_materialization
+    assert f"| spatial/section | a | local | {row['node']} | SUCCEEDED |" in event.metadata["newest"].value
     lineage = TableStore(orchestrator.home.tables).scan("lineage").filter(pl.col("asset") == "spatial/section")
     assert set(lineage["job_key"]) == {row["key"]} and set(lineage["node"]) == {row["node"]}
 

@@ -11,6 +11,7 @@ from resources.compute.job_table import job_table, refresh_usage
 from resources.compute.sites import load_sites
 
 JOBS = dg.AssetKey(["operations", "jobs"])
+_NEWEST = 20
 
 
 @dg.asset(
@@ -52,4 +53,21 @@ def jobs(compute: Compute):
             metadata={"jobs": lost["key"].to_list()},
         ),
     ]
-    yield materialised(Rows(frame), {"endings": {str(name): n for name, n in endings.items()}}, checks)
+    metadata = {
+        "endings": {str(name): n for name, n in endings.items()},
+        "newest": dg.MetadataValue.md(newest_markdown(frame)),
+    }
+    yield materialised(Rows(frame), metadata, checks)
+
+
+def newest_markdown(frame: pl.DataFrame) -> str:
+    """The newest submissions as a table for the UI."""
+    lines = ["| asset | partition | site | node | ending | submitted (UTC) | why |", "|---|---|---|---|---|---|---|"]
+    for row in frame.head(_NEWEST).iter_rows(named=True):
+        why = (row["detail"] or "").replace("|", "/").replace("\n", " ")
+        partition = row["partition"].replace("|", " to ")
+        lines.append(
+            f"| {row['asset']} | {partition} | {row['site']} | {row['node'] or ''} | {row['ending'] or 'open'} "
+            f"| {row['submitted_at']:%Y-%m-%d %H:%M:%S} | {why} |"
+        )
+    return "\n".join(lines)

@@ -31,10 +31,9 @@ _LOST = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE)
 
 def build_reconcile_runs(assets: Sequence[dg.AssetsDefinition]) -> dg.SensorDefinition:
     """The sensor, with the jobs that it may start: each holds assets of one partitioning."""
-    alike: dict[str, list[dg.AssetKey]] = defaultdict(list)
+    jobs: dict[str, list[dg.AssetKey]] = defaultdict(list)
     for asset in assets:
-        alike[str(asset.partitions_def)] += asset.keys
-    jobs = {f"follow_{number}": keys for number, keys in enumerate(alike.values())}
+        jobs[f"follow_{_partitioning(asset)}"] += asset.keys
     job_of = {key: name for name, keys in jobs.items() for key in keys}
 
     @dg.sensor(
@@ -66,6 +65,16 @@ def build_reconcile_runs(assets: Sequence[dg.AssetsDefinition]) -> dg.SensorDefi
         return dg.SensorResult(run_requests=requests) if requests else skipped
 
     return reconcile_runs
+
+
+def _partitioning(asset: dg.AssetsDefinition) -> str:
+    match asset.partitions_def:
+        case dg.DynamicPartitionsDefinition(name=str(name)):
+            return name
+        case dg.MultiPartitionsDefinition():
+            return "pairs"
+        case _:
+            return "unpartitioned"
 
 
 def _reconciled(
