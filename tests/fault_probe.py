@@ -4,6 +4,7 @@ sleep SECONDS            print `working`, sleep, and exit 0
 exit CODE                exit so
 train STEPS STEP_S DIR   write checkpoints step-1, step-2, ... into DIR, each only as the launch that counts; go on
                          from the last one; on SIGTERM save and exit 1
+overrun MORE STEP_S DIR  the same, but a launch that begins at step 0 goes on until SIGTERM, and a later one MORE steps
 child SECONDS            start a child with a session of its own, print its pid, sleep
 memory MIB               hold so much memory
 fill PATH                fill the disk of PATH
@@ -11,6 +12,7 @@ echo                     print the variables that begin with ECHO_, as JSON
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,11 +23,13 @@ from pathlib import Path
 from workloads.fence import require_fence
 
 
-def train(steps: int, step_s: float, directory: Path) -> None:
+def train(directory: Path, step_s: float, *, steps: float | None = None, more: int = 0) -> None:
     launch, stop = Path(os.environ["TRACEBED_LAUNCH"]), []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     done = max((int(path.name.removeprefix("step-")) for path in directory.glob("step-*")), default=0)
     print(f"begins after step {done}", flush=True)
+    if steps is None:
+        steps = done + more if done else math.inf
     while done < steps:
         time.sleep(step_s)
         done += 1
@@ -45,7 +49,9 @@ def main() -> None:
     elif verb == "exit":
         sys.exit(int(arguments[0]))
     elif verb == "train":
-        train(int(arguments[0]), float(arguments[1]), Path(arguments[2]))
+        train(Path(arguments[2]), float(arguments[1]), steps=int(arguments[0]))
+    elif verb == "overrun":
+        train(Path(arguments[2]), float(arguments[1]), more=int(arguments[0]))
     elif verb == "child":
         child = subprocess.Popen(["sleep", str(arguments[0])], start_new_session=True)
         print(f"child {child.pid}", flush=True)
