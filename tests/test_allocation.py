@@ -3,14 +3,13 @@
 import concurrent.futures
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster.folders import short_folder
-from cluster.processes import all_pids, environment_of, gone
+from cluster.processes import all_pids, environment_of, gone, kill_all
 from cluster.sshd import Sshd
 from fault_jobs import Bench, slurm_site, until
 from hypothesis import given
@@ -73,8 +72,7 @@ def make_bench(cluster, sshd, ways, monkeypatch, tmp_path):
         return Bench(tmp_path, site)
 
     yield make
-    for pid in processes(tmp_path / "jobs"):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(processes(tmp_path / "jobs"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster.processes import all_pids, environment_of, gone
+from cluster.processes import all_pids, environment_of, gone, kill_all
 from fault_jobs import Bench, slurm_site, until
 from test_gpu_slots import A100, Node
 
@@ -39,8 +39,7 @@ def make_bench(sshd, tmp_path):
     yield make
     sshd.start()
     for bench in made:
-        for pid in processes(bench.jobs):
-            os.kill(pid, signal.SIGKILL)
+        kill_all(processes(bench.jobs))
 
 
 @pytest.fixture
@@ -187,8 +186,7 @@ def test_a_rebooted_node_is_left_out_and_the_job_goes_on_elsewhere(make_bench, t
         first = SubmissionDirectory(bench.jobs / "reboot" / "1")
         until((kept / "step-4").exists, 60, "four steps are saved")
         until(first.read_handle, 20, "it has a handle")
-        for pid in processes(bench.jobs):
-            os.kill(pid, signal.SIGKILL)
+        kill_all(processes(bench.jobs))
         # A machine cannot be rebooted in a test. What a reboot leaves behind is this: no process, and a record with
         # the boot id of before.
         record = first.path / "process"
@@ -325,8 +323,7 @@ def test_gpu_slots_serialise_jobs_on_a_node(bench, tmp_path, record_property):
 def test_a_job_killed_on_the_node_is_not_a_success(bench, record_property):
     handle = bench.submit("killed", "sleep", 300)
     bench.running(handle)
-    for pid in processes(handle.directory):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(processes(handle.directory))
     status = bench.ended(handle)
     assert status.ending == Ending.NO_EXIT_FILE
     record_property("measured", f"{status.ending}: {status.detail}")

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from cluster.processes import kill_all
 from dagster._core.events import EngineEventData
 from fault_jobs import Bench, until
 
@@ -69,8 +69,7 @@ class Orchestrator:
     def kill(self) -> None:
         """SIGKILL the daemon, its code server, its runs; the jobs, which have left them, go on."""
         while mine := [pid for pid in _processes(self.marker) if b"TRACEBED_JOB=" not in _environment(pid)]:
-            for pid in mine:
-                os.kill(pid, signal.SIGKILL)
+            kill_all(mine)
             time.sleep(0.1)
 
 

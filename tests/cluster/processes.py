@@ -186,14 +186,19 @@ def gone(pid: int) -> bool:
         return True
 
 
+def kill_all(pids: Iterable[int]) -> None:
+    """SIGKILL processes; one that has ended in the meantime is as good as killed."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def kill_until_gone(find: Callable[[], set[int]], timeout_s: float = 10) -> None:
     """SIGKILL what `find` finds, again until it finds nothing that lives."""
 
     def none_left() -> bool:
         left = {pid for pid in find() if not gone(pid)}
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_all(left)
         return not left
 
     until(none_left, timeout_s, "killed processes are gone")
