@@ -166,8 +166,9 @@ def _without_exit_file(evidence: _Evidence) -> _Verdict:
     if "BadConstraints" in seen.detail:
         return Ending.LAUNCH_ERROR, f"no node of the site has what the job asks for ({evidence.said})"
     if seen.code in (_EXIT_NO_PLACE, _EXIT_FENCED) or evidence.launch is None:
-        said = evidence.said or "no launch was recorded"
-        return Ending.LAUNCH_ERROR, f"the job never began its work ({said}); its log says why"
+        said, where = evidence.said or "no launch was recorded", evidence.submission.path
+        log = "its log says why" if evidence.submission.log.exists() else f"the node left no log in {where}"
+        return Ending.LAUNCH_ERROR, f"the job never began its work ({said}); {log}"
     said = evidence.said or "its process is gone"
     return Ending.NO_EXIT_FILE, f"it left no exit code ({said}): killed, or its disk was full"
 
