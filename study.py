@@ -16,7 +16,7 @@ from assets.spatial.keys import CONTROLS, RM_IDEAL, SECTION, SECTION_AS_TARGET, 
 from assets.spatial.variants import EncoderVariant, load_variants
 from defs import build_defs, encoders_file
 from home import Home
-from io_managers.table_io_manager import table_of
+from io_managers.addresses import partition_key
 from io_managers.tables import TableStore
 from materialise import Plan, PlanError, Say, require_daemon, run_here, submit
 from partitions import pair, section_keys
@@ -139,13 +139,13 @@ def run_demo(home: Home, say: Say) -> bool:
         say(register_section(home, key, path, image=image, replace=True))
     succeeded = fill_here(home, list(DEMO_SECTIONS), (), say)
     if succeeded:
-        board = TableStore(home.tables).partition(*_benchmark_partition()).frame().filter(pl.col("simulated"))
+        board = (
+            TableStore(home.tables)
+            .partition(*partition_key(BENCHMARK.to_user_string(), ""))
+            .frame()
+            .filter(pl.col("simulated"))
+        )
         say("\nSpatial benchmark, all layers, mean over both directions (SIMULATED sections):\n")
         say(board_markdown(board))
         say("\nLook at it: `make ui`, then http://127.0.0.1:3000/assets (group spatial_demo).")
     return succeeded
-
-
-def _benchmark_partition() -> tuple[str, tuple[str, ...]]:
-    name, variant = table_of(BENCHMARK)
-    return name, (*variant, "all")

@@ -17,7 +17,7 @@ from assets.policy.checkpoint import resolved_settings
 from assets.policy.keys import BENCHMARK, BENCHMARK_PAIRS, DEMONSTRATIONS, policy_key
 from defs import build_defs
 from home import Home
-from io_managers.catalog import ensure_catalog
+from io_managers.catalog import ensure_catalog, superseded
 from io_managers.tables import TableStore
 from materialise import Config, Plan, PlanError, Say, require_daemon, run_here, submit
 from partitions import TASKS, task_keys
@@ -214,7 +214,8 @@ def run_task_demo(home: Home, say: Say) -> bool:
     if succeeded:
         store = TableStore(home.tables)
         say(f"\nPolicy benchmark, {DEMO_TASK}, unperturbed, evaluation seeds:\n")
-        say(board_markdown(store.partition("benchmark_policy", ("all",)).frame()))
+        board = store.partition("benchmark_policy", ("all",)).frame()
+        say(board_markdown(board, superseded(home, "benchmark_policy", board)))
         say("")
         say(pairs_markdown(store.partition("benchmark_policy_pairs", ("all",)).frame()))
         say("\nLook at it: `make ui`, group policy. `tracebed task fill open.Lift` adds perturbed arms and videos.")

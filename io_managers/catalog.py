@@ -1,4 +1,4 @@
-"""The DuckDB catalog: a view for each table, in a file that is replaced whole.
+"""The DuckDB catalog: a view for each table, and those of `derived_views`, in a file that is replaced whole.
 
 `platform.duckdb` holds views over the Parquet files and no data, so nobody who has it open ever blocks a writer; it is
 built again only when a schema changes. `snapshot` writes the rows themselves into one file to carry away.
@@ -7,10 +7,14 @@ built again only when a schema changes. `snapshot` writes the rows themselves in
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from home import Home
+from io_managers.derived_views import STATUS_VIEWS, SUPERSEDED, versions_view
 from io_managers.publish import publish_file
 from io_managers.schemas import SYSTEM_COLUMNS, TABLES, TableSchema
 from io_managers.tables import TableStore
@@ -19,13 +23,49 @@ if TYPE_CHECKING:
     import duckdb
 
 
+_SQL_TYPES = (
+    (pl.String(), "VARCHAR"),
+    (pl.Int64(), "BIGINT"),
+    (pl.Float64(), "DOUBLE"),
+    (pl.Float32(), "FLOAT"),
+    (pl.Boolean(), "BOOLEAN"),
+    (pl.Datetime("us", "UTC"), "TIMESTAMP WITH TIME ZONE"),
+)
+
+
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _source(tables: Path, name: str) -> str:
-    files = _quoted(f"{tables / name}/**/data.parquet")
-    return f"SELECT * FROM read_parquet({files}, union_by_name = true, hive_partitioning = false)"
+def _source(files: str, schema: TableSchema, *options: str) -> str:
+    """A scan of files as the schema says: columns that a file lacks are null, and no file is read to define a view."""
+    columns = ", ".join(
+        f"{name}: {{name: {name}, type: {_quoted(sql_type(column.dtype))}, default_value: NULL}}"
+        for column in (*schema.columns, *SYSTEM_COLUMNS)
+        for name in (_quoted(column.name),)
+    )
+    settings = ", ".join([f"schema = MAP {{{columns}}}", "hive_partitioning = false", *options])
+    return f"read_parquet({_quoted(files)}, {settings})"
+
+
+def _current(tables: Path, name: str) -> str:
+    return _source(f"{tables / name}/**/data.parquet", TABLES[name])
+
+
+def sql_type(dtype: pl.DataType) -> str:
+    """DuckDB's name of a column's type.
+
+    Raises
+    ------
+    TypeError
+        For a type that tables do not use.
+    """
+    if isinstance(dtype, pl.List):
+        return f"{sql_type(dtype.inner)}[]"  # type: ignore[arg-type]
+    for known, name in _SQL_TYPES:
+        if dtype == known:
+            return name
+    raise TypeError(f"found type {dtype}, which tables do not use")
 
 
 def _comments(kind: str, schema: TableSchema) -> list[str]:
@@ -36,12 +76,22 @@ def _comments(kind: str, schema: TableSchema) -> list[str]:
     return statements
 
 
-def _define(connection: duckdb.DuckDBPyConnection, tables: Path, *, native: bool) -> None:
+def _statements(tables: Path, *, native: bool) -> Iterator[str]:
+    """All that defines a catalog; ``native`` for tables that hold the rows themselves."""
     kind = "TABLE" if native else "VIEW"
     for name, schema in TABLES.items():
-        connection.execute(f'CREATE {kind} "{name}" AS {_source(tables, name)}')
-        for statement in _comments(kind, schema):
-            connection.execute(statement)
+        yield f'CREATE {kind} "{name}" AS SELECT * FROM {_current(tables, name)}'
+        yield from _comments(kind, schema)
+        if schema.versioned and not native:
+            every = _source(f"{tables / name}/**/[!.]*.parquet", schema, "filename = 'tracebed_file'")
+            yield f'CREATE VIEW "{name}_versions" AS {versions_view(every)}'
+    for name, query in STATUS_VIEWS.items():
+        yield f'CREATE VIEW "{name}" AS {query}'
+
+
+def _define(connection: duckdb.DuckDBPyConnection, tables: Path, *, native: bool) -> None:
+    for statement in _statements(tables, native=native):
+        connection.execute(statement)
 
 
 def _write(destination: Path, tables: Path, *, native: bool) -> None:
@@ -55,7 +105,7 @@ def _write(destination: Path, tables: Path, *, native: bool) -> None:
 
 
 def _signature(home: Home) -> str:
-    return hashlib.sha256(f"{home.tables}\n{TABLES!r}".encode()).hexdigest()
+    return hashlib.sha256("\n".join(_statements(home.tables, native=False)).encode()).hexdigest()
 
 
 def ensure_catalog(home: Home) -> None:
@@ -78,6 +128,21 @@ def connect(home: Home) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     _define(connection, home.tables, native=False)
     return connection
+
+
+def superseded(home: Home, name: str, rows: pl.DataFrame) -> list[str | None]:
+    """Why each row of a metric is not what would be computed now, as the view `<name>_status` says; None where it is.
+
+    ``rows`` need not be published yet.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection:
+        for read in ("checkpoint", "encoder"):
+            connection.execute(f'CREATE VIEW "{read}" AS SELECT * FROM {_current(home.tables, read)}')
+        connection.register("given_rows", rows.with_row_index("given_order"))
+        query = f"SELECT {SUPERSEDED[name]} FROM given_rows r ORDER BY given_order"
+        return [reason for (reason,) in connection.execute(query).fetchall()]
 
 
 def snapshot(home: Home, destination: Path) -> None:

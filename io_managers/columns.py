@@ -7,9 +7,13 @@ A frame that does not fit is refused with the difference. The tables themselves 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import polars as pl
+
+EQUAL: Final = "equal"
+VOLATILE: Final = "volatile"
 
 
 class SchemaError(ValueError):
@@ -18,22 +22,33 @@ class SchemaError(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its type, meaning, unit ('' where there is none) and whether it may be null."""
+    """One column: its type, meaning, unit ('' where there is none) and whether it may be null.
+
+    ``compared`` says how a replay holds it against the published value: `equal` in every bit, `volatile` (no result: a
+    time, or a name that is given anew; not compared), or within this absolute tolerance.
+    """
 
     name: str
     dtype: pl.DataType
     meaning: str
     unit: str = ""
     nullable: bool = False
+    compared: Literal["equal", "volatile"] | float = EQUAL
 
 
 @dataclass(frozen=True)
 class TableSchema:
-    """One table: what a row is, and its columns in order."""
+    """One table: what a row is, and its columns in order.
+
+    ``identity`` are the columns that say WHICH row it is: a row of one table stands on those rows of another that agree
+    in the identity columns of both. ``versioned`` tables keep every version of a partition that was ever published.
+    """
 
     name: str
     row: str
     columns: tuple[Column, ...]
+    identity: tuple[str, ...] = ()
+    versioned: bool = True
 
     def empty(self) -> pl.DataFrame:
         """A frame without rows in this schema, system columns included."""
@@ -97,12 +112,17 @@ def flag(name: str, meaning: str) -> Column:
 
 def time(name: str, meaning: str) -> Column:
     """A column of moments, UTC."""
-    return Column(name, pl.Datetime("us", "UTC"), meaning, "UTC")
+    return Column(name, pl.Datetime("us", "UTC"), meaning, "UTC", compared=VOLATILE)
 
 
 def optional_time(name: str, meaning: str) -> Column:
     """A column of moments, UTC, that may be null."""
-    return Column(name, pl.Datetime("us", "UTC"), meaning, "UTC", nullable=True)
+    return Column(name, pl.Datetime("us", "UTC"), meaning, "UTC", nullable=True, compared=VOLATILE)
+
+
+def volatile(column: Column) -> Column:
+    """A column that says how or when a row came to be, and is no result."""
+    return replace(column, compared=VOLATILE)
 
 
 SYSTEM_COLUMNS = (

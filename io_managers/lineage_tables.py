@@ -23,7 +23,10 @@ LINEAGE_TABLES = (
             text("node", "host that computed it"),
             text("git_commit", "commit of the code, `+dirty` where files differed; null outside git", nullable=True),
             text("versions", "JSON: versions of the libraries that decide the numbers"),
+            text("config", "JSON: the asset's configuration in that run; null where it is not known", nullable=True),
             time("recorded_at", "when the record was written, just before publication"),
         ),
+        identity=("asset", "partition", "content_hash"),
+        versioned=False,
     ),
 )

@@ -33,6 +33,7 @@ OPERATIONS_TABLES = (
             number("cpu_s", "CPU time used, by the scheduler's account", "s", nullable=True),
             number("max_rss_gb", "largest resident memory of a task, by the scheduler's account", "GB", nullable=True),
         ),
+        identity=("key", "submission"),
     ),
     TableSchema(
         "incident",
@@ -56,5 +57,6 @@ OPERATIONS_TABLES = (
             time("window_start", "the earliest moment of the failure"),
             time("window_end", "when the scheduler declared the node down"),
         ),
+        identity=("site", "node", "job", "step"),
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from io_managers.columns import Column, TableSchema, flag, integer, number, text, time
+from io_managers.columns import Column, TableSchema, flag, integer, number, text, time, volatile
 
 _TASK = (
     text("suite", "implementation of the task: open, mimicgen, or a plug-in"),
@@ -38,6 +38,7 @@ POLICY_TABLES = (
             text("environment_hash", "hash of simulator, robosuite and task version it was recorded with"),
             text("dataset_artifact", "the robomimic HDF5"),
         ),
+        identity=("suite", "task", "seed", "demonstration"),
     ),
     TableSchema(
         "checkpoint",
@@ -47,7 +48,7 @@ POLICY_TABLES = (
             text("checkpoint_hash", "SHA-256 of the checkpoint file"),
             text("checkpoint_artifact", "the checkpoint file"),
             text("origin", "TRAINED here, or EXTERNAL (imported)"),
-            text("attempt", "the training attempt, or the import, that it came from"),
+            volatile(text("attempt", "the training attempt, or the import, that it came from")),
             _count("step", "training step; null where an imported file does not say", "steps", nullable=True),
             flag(
                 "chosen",
@@ -61,11 +62,12 @@ POLICY_TABLES = (
             text("demonstrations_hash", "SHA-256 of the dataset; null where it is not known", nullable=True),
             text("config_hash", "hash of everything that was configured", nullable=True),
             text("settings", "JSON: the resolved configuration"),
-            text("versions", "JSON: versions of the libraries that trained it, as far as they are known"),
-            text("git_commit", "commit of the code that trained it; null where it is not known", nullable=True),
+            volatile(text("versions", "JSON: versions of the libraries that trained it, as far as they are known")),
+            volatile(text("git_commit", "commit of the code that trained it; null where not known", nullable=True)),
             text("source", "the file that was imported; null for TRAINED", nullable=True),
             time("recorded_at", "when it entered the platform"),
         ),
+        identity=("suite", "task", "policy", "checkpoint_hash", "attempt"),
     ),
     TableSchema(
         "train_attempts",
@@ -84,6 +86,8 @@ POLICY_TABLES = (
             time("started_at", "start of the job"),
             time("ended_at", "end of the job"),
         ),
+        identity=("suite", "task", "policy", "attempt"),
+        versioned=False,
     ),
     TableSchema(
         "train_curve",
@@ -96,6 +100,8 @@ POLICY_TABLES = (
             _count("selection_successes", "successes on the selection seeds at this step", nullable=True),
             _count("selection_n", "episodes on the selection seeds at this step", nullable=True),
         ),
+        identity=("suite", "task", "policy", "attempt", "step"),
+        versioned=False,
     ),
     TableSchema(
         "rollouts",
@@ -108,7 +114,7 @@ POLICY_TABLES = (
             text("outcome", "success, failure, error (an exception, never a failure), or solved_at_reset"),
             text("stage", "success, error, or the stage where it stopped"),
             integer("steps", "control steps", "steps"),
-            number("wall_s", "wall time of the episode", "s"),
+            volatile(number("wall_s", "wall time of the episode", "s")),
             _count("success_step", "step at which the task was solved", "steps", nullable=True),
             flag("fired", "the perturbation fired"),
             _count("fired_step", "step at which it fired", "steps", nullable=True),
@@ -119,6 +125,7 @@ POLICY_TABLES = (
             text("error", "what was raised, and where; null but for errors", nullable=True),
             text("episode_artifact", "npz with states, actions and milestones", nullable=True),
         ),
+        identity=("suite", "task", "policy", "checkpoint_hash", "evaluation", "seed", "arm"),
     ),
     TableSchema(
         "success_rate",
@@ -146,6 +153,7 @@ POLICY_TABLES = (
             number("paired_difference", "rate of this arm minus control, on shared seeds", nullable=True),
             number("paired_p", "McNemar's exact two-sided p of that difference", nullable=True),
         ),
+        identity=("suite", "task", "policy", "checkpoint_hash", "evaluation", "arm"),
     ),
     TableSchema(
         "videos",
@@ -162,8 +170,9 @@ POLICY_TABLES = (
             integer("frames", "frames of the video", "frames"),
             number("fps", "frames a second", "1/s"),
             text("gl_backend", "egl, or osmesa where that was chosen"),
-            text("gl_renderer", "GL_RENDERER of the context that drew it"),
+            volatile(text("gl_renderer", "GL_RENDERER of the context that drew it")),
         ),
+        identity=("suite", "task", "policy", "checkpoint_hash", "evaluation", "seed", "arm"),
     ),
     TableSchema(
         "diagnosis",
@@ -180,6 +189,7 @@ POLICY_TABLES = (
             text("supports", "the verdict that it speaks for, or empty"),
             text("evidence_artifact", "JSON: all of the evidence"),
         ),
+        identity=("suite", "task", "policy", "checkpoint_hash", "evaluation", "piece"),
     ),
     TableSchema(
         "benchmark_policy",
@@ -197,6 +207,7 @@ POLICY_TABLES = (
             number("ci_high", "95 % Wilson interval", "0..1"),
             number("recovery_rate", "successes after firing / fired", "0..1", nullable=True),
         ),
+        identity=("suite", "task", "policy", "checkpoint_hash", "evaluation", "arm"),
     ),
     TableSchema(
         "benchmark_policy_pairs",
@@ -214,5 +225,6 @@ POLICY_TABLES = (
             number("p", "McNemar's exact two-sided p"),
             _count("n_to_separate", "shared seeds that would separate these rates; null where equal", nullable=True),
         ),
+        identity=("suite", "task", "policy_a", "policy_b"),
     ),
 )

@@ -7,6 +7,7 @@ from io_managers.lineage_tables import LINEAGE_TABLES
 from io_managers.operations_tables import OPERATIONS_TABLES
 from io_managers.policy_tables import POLICY_TABLES
 from io_managers.spatial_tables import SPATIAL_TABLES
+from io_managers.weights_tables import WEIGHTS_TABLES
 
 __all__ = ["SYSTEM_COLUMNS", "TABLES", "Column", "SchemaError", "TableSchema", "UnknownTable", "table"]
 
@@ -16,7 +17,7 @@ class UnknownTable(ValueError):
 
 
 TABLES: dict[str, TableSchema] = {
-    each.name: each for each in (*SPATIAL_TABLES, *POLICY_TABLES, *OPERATIONS_TABLES, *LINEAGE_TABLES)
+    each.name: each for each in (*SPATIAL_TABLES, *POLICY_TABLES, *WEIGHTS_TABLES, *OPERATIONS_TABLES, *LINEAGE_TABLES)
 }
 
 

@@ -62,9 +62,15 @@ SPATIAL_TABLES = (
             flag("simulated", "true where no tissue stands behind the numbers"),
             integer("n_labelled", "labelled spots; a section without any takes part in no pair", "spots"),
         ),
+        identity=("section",),
     ),
-    TableSchema("section", "one spot of a section", _SECTION),
-    TableSchema("section_as_target", "one spot of a section in the target role (a mirror)", _SECTION),
+    TableSchema("section", "one spot of a section", _SECTION, identity=("section", "barcode")),
+    TableSchema(
+        "section_as_target",
+        "one spot of a section in the target role (a mirror)",
+        _SECTION,
+        identity=("section", "barcode"),
+    ),
     TableSchema(
         "encoder",
         "one fitted encoder: a variant at one seed",
@@ -80,10 +86,24 @@ SPATIAL_TABLES = (
             text("encoder_artifact", "the fitted encoder (safetensors)"),
             text("variant_hash", "hash of the variant's entry in encoders.toml: method, cohort, seeds, parameters"),
         ),
+        identity=("method", "seed"),
     ),
-    TableSchema("embedding", "one spot embedded by one encoder", _EMBEDDING),
-    TableSchema("embedding_as_target", "one embedded spot in the target role (a mirror)", _EMBEDDING),
-    TableSchema("embedding_attempts", "one validation of one fit on one section", _ATTEMPT),
+    TableSchema(
+        "embedding", "one spot embedded by one encoder", _EMBEDDING, identity=("method", "seed", "section", "barcode")
+    ),
+    TableSchema(
+        "embedding_as_target",
+        "one embedded spot in the target role (a mirror)",
+        _EMBEDDING,
+        identity=("method", "seed", "section", "barcode"),
+    ),
+    TableSchema(
+        "embedding_attempts",
+        "one validation of one fit on one section",
+        _ATTEMPT,
+        identity=("method", "seed", "section", "step", "attempt"),
+        versioned=False,
+    ),
     TableSchema(
         "rm_ideal",
         "one labelled spot of a pair and the distinct niche it has",
@@ -101,6 +121,7 @@ SPATIAL_TABLES = (
             text("source_version", "data version of the source section it was computed on"),
             text("target_version", "data version of the target section it was computed on"),
         ),
+        identity=("source", "target", "side", "barcode"),
     ),
     TableSchema(
         "niche_query",
@@ -124,6 +145,7 @@ SPATIAL_TABLES = (
             integer("iterations", "Weisfeiler-Lehman iterations of the reference"),
             flag("simulated", "true where a section is simulated"),
         ),
+        identity=("source", "target", "method", "seed", "layer", "metric"),
     ),
     TableSchema(
         "niche_figure",
@@ -137,6 +159,7 @@ SPATIAL_TABLES = (
             text("figure_artifact", "the PNG"),
             integer("size_bytes", "size of the PNG", "bytes"),
         ),
+        identity=("source", "target", "method", "seed", "kind"),
     ),
     TableSchema(
         "benchmark_spatial",
@@ -156,5 +179,6 @@ SPATIAL_TABLES = (
             integer("n_seeds", "seeds"),
             integer("n_queries", "query spots over all pairs of one seed", "spots"),
         ),
+        identity=("method", "layer", "metric"),
     ),
 )

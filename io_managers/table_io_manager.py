@@ -11,6 +11,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -24,16 +25,29 @@ from dagster._core.definitions.data_version import (
 from pydantic import PrivateAttr
 
 from home import Home
+from io_managers.addresses import partition_key, table_of
 from io_managers.artifacts import ArtifactStore
 from io_managers.content import content_hash
 from io_managers.schemas import table
-from io_managers.tables import MissingPartition, TablePartition, TableStore
-from provenance.lineage import THIS_HOST, Input, Origin, record
+from io_managers.tables import DamagedPartition, MissingPartition, TablePartition, TableStore
+from provenance.lineage import LINEAGE_METADATA, THIS_HOST, Input, Origin, Record, record
+from provenance.records import UnknownValue
+from provenance.selection import Ambiguous
+from provenance.trace import Node, trace
+from provenance.views.markdown import as_markdown, direct_inputs
+from resources.artifact_server import artifact_url
 
 
 class LostUpdate(RuntimeError):
     """A merged partition that another run has published in the meantime."""
 
+
+_LEADERBOARDS = frozenset({"benchmark_spatial", "benchmark_policy", "benchmark_policy_pairs"})
+_METRICS = _LEADERBOARDS | {"success_rate", "niche_query", "niche_figure", "videos", "diagnosis"}
+"""Tables whose materialisations show where their values come from."""
+
+_EVENTS = 20
+"""How many events of a partition are looked through for the one of a run, the newest first."""
 
 SKIP_MISSING = {"missing": "skip"}
 """Input metadata: load, as a dict, those partitions that exist (the asset must say which were not there)."""
@@ -81,17 +95,6 @@ def _as_input(data_version: str) -> str:
     return hashlib.sha256(data_version.encode()).hexdigest()
 
 
-def table_of(asset: dg.AssetKey) -> tuple[str, tuple[str, ...]]:
-    """The table of an asset and the folders that its variant adds: `spatial/embedding/pca` -> embedding, (pca,)."""
-    group, name, *variant = asset.path
-    return (f"{group}_{name}" if group == "benchmark" else name), tuple(variant)
-
-
-def partition_folders(partition: str) -> tuple[str, ...]:
-    """`source|target` -> (source, target); no partition -> (all,)."""
-    return tuple(partition.split("|")) if partition else ("all",)
-
-
 class TableIOManager(dg.ConfigurableIOManager):
     """Loads references of table partitions, and publishes frames with their lineage."""
 
@@ -101,15 +104,15 @@ class TableIOManager(dg.ConfigurableIOManager):
     @property
     def store(self) -> TableStore:
         """The tables of this home."""
-        return TableStore(self._home.tables)
+        return TableStore(self.home_folders().tables)
 
     @property
     def artifacts(self) -> ArtifactStore:
         """The artifacts of this home."""
-        return ArtifactStore(self._home.artifacts)
+        return ArtifactStore(self.home_folders().artifacts)
 
-    @property
-    def _home(self) -> Home:
+    def home_folders(self) -> Home:
+        """The home that the tables belong to."""
         from pathlib import Path
 
         return Home(Path(self.home))
@@ -122,19 +125,18 @@ class TableIOManager(dg.ConfigurableIOManager):
         MissingPartition
             When it never did.
         """
-        name, variant = table_of(context.asset_key)
-        key = context.partition_key if context.has_partition_key else ""
-        return self.store.partition(name, (*variant, *partition_folders(key)))
+        partition = context.partition_key if context.has_partition_key else ""
+        return self.store.partition(*partition_key(context.asset_key.to_user_string(), partition))
 
     def load_input(self, context: dg.InputContext) -> TablePartition | dict[str, TablePartition]:
         """The reference of the upstream partition, or a dict of them where the input is annotated as one."""
-        name, variant = table_of(context.asset_key)
+        asset = context.asset_key.to_user_string()
         keys = list(context.asset_partition_keys) if context.has_asset_partitions else [""]
         skip_missing = (context.definition_metadata or {}).get("missing") == "skip"
         found = {}
         for key in keys:
             try:
-                found[key] = self.store.partition(name, (*variant, *partition_folders(key)))
+                found[key] = self.store.partition(*partition_key(asset, key))
             except MissingPartition:
                 if not skip_missing:
                     raise
@@ -144,7 +146,7 @@ class TableIOManager(dg.ConfigurableIOManager):
             return found
         if len(found) != 1:
             raise dg.DagsterInvariantViolationError(
-                f"input {context.name!r} reads {len(keys)} partitions of {context.asset_key.to_user_string()}; "
+                f"input {context.name!r} reads {len(keys)} partitions of {asset}; "
                 "annotate it as dict[str, TablePartition]"
             )
         return next(iter(found.values()))
@@ -158,8 +160,11 @@ class TableIOManager(dg.ConfigurableIOManager):
         partition = context.asset_partition_key if context.has_asset_partitions else ""
         loaded = self._loaded.pop((step.run_id, step.step.key), [])
         inputs = [*(loaded if obj.loaded_were_read else []), *obj.files]
-        published = self._publish(context.asset_key, partition, obj, context.run_id, inputs, code_version or "")
-        context.add_output_metadata({"path": dg.MetadataValue.path(str(published.address))})
+        origin = Origin(code_version or "", obj.job_key, obj.node or THIS_HOST, step.op_config)
+        published, lineage = self._publish(context.asset_key, partition, obj, context.run_id, inputs, origin)
+        context.add_output_metadata(
+            _event_metadata(published, lineage) | self._trace_entry(published, lineage, step.instance)
+        )
 
     def publish_each(
         self, context: dg.AssetExecutionContext, rows: Mapping[str, tuple[Rows, TablePartition]]
@@ -174,14 +179,12 @@ class TableIOManager(dg.ConfigurableIOManager):
         for partition, (each, source) in rows.items():
             self._loaded.pop((context.run_id, context.op_execution_context.get_step_execution_context().step.key), None)
             inputs = [Input.of(source), *each.files]
-            published = self._publish(context.asset_key, partition, each, context.run_id, inputs, code_version)
+            origin = Origin(code_version, each.job_key, each.node or THIS_HOST, context.op_execution_context.op_config)
+            published, lineage = self._publish(context.asset_key, partition, each, context.run_id, inputs, origin)
             yield dg.AssetMaterialization(
                 asset_key=context.asset_key,
                 partition=partition,
-                metadata={
-                    "path": dg.MetadataValue.path(str(published.address)),
-                    "dagster/row_count": each.frame.height,
-                },
+                metadata={**_event_metadata(published, lineage), "dagster/row_count": each.frame.height},
                 tags={
                     DATA_VERSION_TAG: published.data_version,
                     DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
@@ -189,6 +192,24 @@ class TableIOManager(dg.ConfigurableIOManager):
                     get_input_data_version_tag(dg.AssetKey(source.asset.split("/"))): _as_input(source.data_version),
                 },
             )
+
+    def _trace_entry(
+        self, published: TablePartition, lineage: Record, instance: dg.DagsterInstance
+    ) -> dict[str, dg.MetadataValue]:
+        """Where a metric came from, for the UI. What cannot be traced is said, and fails no run."""
+        name, _ = table_of(published.asset)
+        if name not in _METRICS:
+            return {}
+        try:
+            found = (
+                direct_inputs(lineage)
+                if name in _LEADERBOARDS
+                else trace(self.home_folders(), published.asset, published.partition, at=published.run_id, verify=False)
+            )
+        except (UnknownValue, Ambiguous, MissingPartition, DamagedPartition) as problem:
+            return {"trace": dg.MetadataValue.md(f"There is no trace: {problem}")}
+        shown = as_markdown(found, artifact_url=artifact_url, moment=partial(_moment, instance))
+        return {"trace": dg.MetadataValue.md(shown)}
 
     def _refuse_if_replaced(self, name: str, key: tuple[str, ...], expected: str) -> None:
         try:
@@ -208,14 +229,33 @@ class TableIOManager(dg.ConfigurableIOManager):
         rows: Rows,
         run_id: str,
         inputs: Sequence[Input],
-        code_version: str,
-    ) -> TablePartition:
-        name, variant = table_of(asset)
-        key = (*variant, *partition_folders(partition))
+        origin: Origin,
+    ) -> tuple[TablePartition, Record]:
+        asset_name = asset.to_user_string()
+        name, key = partition_key(asset_name, partition)
         if rows.replaces is not None:
             self._refuse_if_replaced(name, key, rows.replaces)
         frame = table(name).conform(rows.frame)
-        asset_name = asset.to_user_string()
         planned = TablePartition(asset_name, partition, content_hash(frame), run_id, self.store.address(name, key))
-        record(self.store, planned, inputs, Origin(code_version, rows.job_key, rows.node or THIS_HOST))
-        return self.store.publish(name, key, frame, asset=asset_name, partition=partition, run_id=run_id)
+        lineage = record(self.store, planned, inputs, origin)
+        published = self.store.publish(name, key, frame, asset=asset_name, partition=partition, run_id=run_id)
+        return published, lineage
+
+
+def _moment(instance: dg.DagsterInstance, node: Node) -> int | None:
+    """When Dagster logged the materialisation of a version, in milliseconds; None where it knows none of it."""
+    wanted = dg.AssetRecordsFilter(
+        dg.AssetKey(node.asset.split("/")),
+        asset_partitions=[node.partition] if node.partition else None,
+        after_timestamp=node.record.recorded_at.timestamp() if node.record else None,
+    )
+    events = instance.fetch_materializations(wanted, limit=_EVENTS).records
+    return next((int(each.timestamp * 1000) for each in events if each.run_id == node.run_id), None)
+
+
+def _event_metadata(published: TablePartition, lineage: Record) -> dict[str, dg.MetadataValue]:
+    """What the materialisation's event carries: the lineage too, so that a lost table can be rebuilt from the log."""
+    return {
+        "path": dg.MetadataValue.path(str(published.address)),
+        LINEAGE_METADATA: dg.MetadataValue.json(lineage.described()),
+    }

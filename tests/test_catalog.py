@@ -5,7 +5,7 @@ import sys
 
 import duckdb
 import pytest
-from test_tables import embedding, publish
+from test_tables import KEY, embedding, publish
 
 from home import Home
 from io_managers.catalog import connect, ensure_catalog, snapshot
@@ -86,3 +86,26 @@ def test_a_table_whose_older_partitions_lack_a_column_still_reads(home):
     address.with_name(address.name + ".new").replace(address)
     with connect(home) as connection:
         assert connection.execute("SELECT count(*) FROM embedding WHERE gene_share IS NULL").fetchone() == (50,)
+
+
+def test_old_versions_stay_queryable_and_the_newest_is_marked(home):
+    store = TableStore(home.tables)
+    publish(store, embedding(1.0), "first")
+    publish(store, embedding(2.0), "second")
+    publish(store, embedding(1.0), "third")
+    with connect(home) as connection:
+        counted = connection.execute(
+            "SELECT run_id, newest, count(*) FROM embedding_versions GROUP BY ALL ORDER BY run_id"
+        ).fetchall()
+        assert counted == [("first", False, 50), ("second", False, 50), ("third", True, 50)]
+        assert connection.execute("SELECT count(*) FROM embedding").fetchone() == (50,)
+
+
+def test_what_was_published_before_versions_were_kept_is_kept_when_it_is_replaced(home):
+    store = TableStore(home.tables)
+    published = publish(store, embedding(1.0), "first")
+    for version in home.tables.rglob("versions/*.parquet"):
+        version.unlink()
+    publish(store, embedding(2.0), "second")
+    kept = store.version("embedding", KEY, published.data_version, "first")
+    assert kept.frame().equals(embedding(1.0))

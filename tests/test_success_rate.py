@@ -1,5 +1,6 @@
 """Rates, recovery and pairs, as the assets compute them from rows of rollouts."""
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import polars as pl
@@ -8,6 +9,8 @@ import pytest
 from assets.policy.benchmark import board_markdown, paired_rows, pairs_markdown
 from assets.policy.rollouts import with_earlier
 from assets.policy.success_rate import chosen_evaluation, rates, rates_markdown
+from home import Home
+from io_managers.catalog import connect, ensure_catalog, superseded
 from io_managers.schemas import table
 from io_managers.table_io_manager import Rows
 from io_managers.tables import TableStore
@@ -47,6 +50,30 @@ def episodes(
         }
         rows.append(row)
     return pl.DataFrame(rows, schema={column.name: column.dtype for column in table("rollouts").columns})
+
+
+def publish_checkpoint(home, digest, *, chosen):
+    row = {
+        "suite": "open",
+        "task": "Lift",
+        "policy": "bc_rnn",
+        "checkpoint_hash": digest,
+        "checkpoint_artifact": f"{digest}.pth",
+        "origin": "TRAINED",
+        "attempt": "first",
+        "chosen": chosen,
+        "settings": "{}",
+        "versions": "{}",
+        "recorded_at": datetime(2026, 1, 1, tzinfo=UTC),
+    }
+    frame = pl.DataFrame([row], schema={column.name: column.dtype for column in table("checkpoint").columns})
+    key, asset = ("bc_rnn", "open.Lift"), "policy/checkpoint/bc_rnn"
+    TableStore(home.tables).publish("checkpoint", key, frame, asset=asset, partition="open.Lift", run_id="run")
+
+
+def publish_rate(home, frame):
+    key, asset = ("bc_rnn", "open.Lift"), "policy/success_rate/bc_rnn"
+    TableStore(home.tables).publish("success_rate", key, frame, asset=asset, partition="open.Lift", run_id="run")
 
 
 def test_errors_and_episodes_solved_at_reset_are_in_no_rate():
@@ -142,5 +169,23 @@ def test_policies_without_a_shared_seed_are_named():
 def test_the_leaderboard_shows_recovery_beside_the_rate():
     frame = rates(pl.concat([episodes(), episodes(arm="drop", outcomes="ssff")]), "e1", control=False)
     board = frame.select([column.name for column in table("benchmark_policy").columns])
-    text = board_markdown(board)
-    assert "3/4 = 0.75" in text and "drop 0.50" in text
+    text = board_markdown(board, [None] * board.height)
+    assert "3/4 = 0.75" in text and "drop 0.50" in text and "SUPERSEDED" not in text
+
+
+def test_a_rate_whose_checkpoint_was_retrained_is_called_superseded_in_table_and_view(tmp_path):
+    home = Home(tmp_path)
+    ensure_catalog(home)
+    frame = rates(episodes(), "e1", control=False)
+    board = frame.select([column.name for column in table("benchmark_policy").columns])
+    reasons = {}
+    for when, row in {"before": {"chosen": True}, "after": {"chosen": False}}.items():
+        publish_checkpoint(home, board["checkpoint_hash"][0], **row)
+        publish_rate(home, frame)
+        reasons[when] = superseded(home, "benchmark_policy", board)
+        with connect(home) as connection:
+            viewed = connection.execute("SELECT superseded FROM success_rate_status").fetchall()
+        assert [reason for (reason,) in viewed] == reasons[when]
+    assert reasons["before"] == [None]
+    assert reasons["after"] == ["another checkpoint is chosen now"]
+    assert "bc_rnn (SUPERSEDED: another checkpoint is chosen now)" in board_markdown(board, reasons["after"])

@@ -57,8 +57,12 @@ class Lab:
         with dg.DagsterInstance.get() as instance:
             return materialise(build_defs(home=self.home), instance, key, partition, config)
 
+    @property
+    def store(self):
+        return TableStore(self.home.tables)
+
     def rows(self, table):
-        return TableStore(self.home.tables).scan(table)
+        return self.store.scan(table)
 
 
 @pytest.fixture(scope="module")

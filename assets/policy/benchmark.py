@@ -8,8 +8,9 @@ import polars as pl
 
 from assets.policy.keys import BENCHMARK, BENCHMARK_PAIRS, policy_key
 from assets.policy.success_rate import CONTROL_ARM, solved
+from io_managers.catalog import superseded
 from io_managers.schemas import table
-from io_managers.table_io_manager import SKIP_MISSING, Rows, materialised
+from io_managers.table_io_manager import SKIP_MISSING, Rows, TableIOManager, materialised
 from io_managers.tables import TablePartition
 from science.robots.policies.base import PolicySpec
 
@@ -41,13 +42,22 @@ def _leaderboard(policies: Sequence[PolicySpec]) -> dg.AssetsDefinition:
                 description="the chosen checkpoint of every policy and task was rolled out; others are named",
             ),
             dg.AssetCheckSpec(
+                "none_superseded",
+                asset=BENCHMARK,
+                description="every rate is of the checkpoint that is chosen now; one that was retrained since is named",
+            ),
+            dg.AssetCheckSpec(
                 "one_environment",
                 asset=BENCHMARK,
                 description="all rates of a task were measured with the same simulator, robosuite and task version",
             ),
         ],
     )
-    def benchmark_policy(context: dg.AssetExecutionContext, **rates: dict[str, TablePartition]):
+    def benchmark_policy(
+        context: dg.AssetExecutionContext,
+        tables: dg.ResourceParam[TableIOManager],
+        **rates: dict[str, TablePartition],
+    ):
         frames = [each.frame() for partitions in rates.values() for each in partitions.values()]
         if not frames:
             raise dg.Failure("no success rate exists yet; materialise policy/success_rate/* first", allow_retries=False)
@@ -69,16 +79,27 @@ def _leaderboard(policies: Sequence[PolicySpec]) -> dg.AssetsDefinition:
         )
         controls = [each.name for each in policies if each.control]
         without = _without_controls(rates, controls)
+        reasons = superseded(tables.home_folders(), "benchmark_policy", board)
+        old = board.filter(pl.Series([reason is not None for reason in reasons], dtype=pl.Boolean))
         return materialised(
             Rows(board),
             {
-                "table": dg.MetadataValue.md(board_markdown(board)),
+                "table": dg.MetadataValue.md(board_markdown(board, reasons)),
                 "tasks": len({key for partitions in rates.values() for key in partitions}),
                 "without_a_rate": dg.MetadataValue.json(unrated),
             },
             [
                 dg.AssetCheckResult(check_name="controls_present", passed=not without, metadata={"without": without}),
                 dg.AssetCheckResult(check_name="every_rate_chosen", passed=not unrated, metadata={"without": unrated}),
+                dg.AssetCheckResult(
+                    check_name="none_superseded",
+                    passed=old.is_empty(),
+                    metadata={
+                        "superseded": sorted(
+                            set(old.select(pl.format("{}.{} {}", "suite", "task", "policy")).to_series())
+                        )
+                    },
+                ),
                 dg.AssetCheckResult(
                     check_name="one_environment",
                     passed=mixed.is_empty(),
@@ -95,18 +116,23 @@ def _without_controls(rates: Mapping[str, Mapping[str, TablePartition]], control
     return sorted(f"{task} lacks {name}" for task in tasks for name in controls if task not in rates[name])
 
 
-def board_markdown(board: pl.DataFrame) -> str:
-    """The unperturbed rows of a leaderboard as a Markdown table, with recovery over all perturbations beside them."""
+def board_markdown(board: pl.DataFrame, superseded: Sequence[str | None]) -> str:
+    """The unperturbed rows of a leaderboard as a Markdown table, with recovery over all perturbations beside them.
+
+    ``superseded`` says of each row why it is not what would be computed now, or None.
+    """
     lines = [
         "| suite | task | policy | success | 95 % | n | errors | recovery |",
         "|---|---|---|---:|---|---:|---:|---|",
     ]
-    for row in board.filter(pl.col("arm") == CONTROL_ARM).iter_rows(named=True):
+    noted = board.with_columns(superseded=pl.Series(superseded, dtype=pl.String))
+    for row in noted.filter(pl.col("arm") == CONTROL_ARM).iter_rows(named=True):
         same = (pl.col("evaluation") == row["evaluation"]) & pl.col("recovery_rate").is_not_null()
         perturbed = board.filter(same).sort("arm")
         recovery = ", ".join(f"{arm} {rate:.2f}" for arm, rate in perturbed.select("arm", "recovery_rate").iter_rows())
         rate = "" if row["rate"] is None else f"{row['successes']}/{row['n']} = {row['rate']:.2f}"
         name = row["policy"] + (" (control)" if row["control"] else "")
+        name += f" (SUPERSEDED: {row['superseded']})" if row["superseded"] else ""
         interval = f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
         cells = (row["suite"], row["task"], name, rate, interval, row["n"], row["errors"], recovery)
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -147,7 +147,7 @@ def solved(episodes: pl.DataFrame) -> dict[Hashable, bool]:
 
 
 def rates_markdown(frame: pl.DataFrame) -> str:
-    """Rates as a Markdown table; the chosen evaluation first."""
+    """Rates as a Markdown table; the chosen evaluation first, those of other checkpoints marked as superseded."""
     lines = [
         "| step | arm | rate | 95 % | n | errors | fired | recovered | vs control (p) |",
         "|---|---|---:|---|---:|---:|---:|---|---|",
@@ -161,7 +161,7 @@ def rates_markdown(frame: pl.DataFrame) -> str:
         rate = "" if row["rate"] is None else f"{row['rate']:.3f}"
         step = "" if row["step"] is None else row["step"]
         cells = (
-            f"{step}{' (chosen)' if row['chosen'] else ''}",
+            f"{step} {'(chosen)' if row['chosen'] else '(SUPERSEDED)'}".strip(),
             row["arm"],
             rate,
             f"{row['ci_low']:.2f} to {row['ci_high']:.2f}",

@@ -6,8 +6,9 @@ from dataclasses import replace
 import dagster as dg
 
 from assets.spatial.keys import SECTION, SECTION_AS_TARGET
+from io_managers.addresses import partition_key
 from io_managers.content import content_hash
-from io_managers.table_io_manager import Rows, TableIOManager, materialised, table_of
+from io_managers.table_io_manager import Rows, TableIOManager, materialised
 from io_managers.tables import MissingPartition, TablePartition
 from partitions import SECTIONS, TARGET_SECTIONS, valid_key
 from provenance.lineage import Input
@@ -77,8 +78,8 @@ def section_as_target(
 def mirror(context: dg.AssetExecutionContext, tables: TableIOManager, originals: dict[str, TablePartition], check: str):
     """Publish the partitions of another asset unchanged, and check that what is on disk then is the same."""
     yield from tables.publish_each(context, {key: (Rows(each.frame()), each) for key, each in originals.items()})
-    name, variant = table_of(context.asset_key)
-    written = {key: content_hash(tables.store.partition(name, (*variant, key)).frame()) for key in originals}
+    asset = context.asset_key.to_user_string()
+    written = {key: content_hash(tables.store.partition(*partition_key(asset, key)).frame()) for key in originals}
     differ = sorted(key for key, each in originals.items() if written[key] != each.data_version)
     yield dg.AssetCheckResult(
         check_name=check, passed=not differ, metadata={"differ": differ, "partitions": len(written)}
