@@ -19,6 +19,8 @@ from io_managers.table_io_manager import SKIP_MISSING, TableIOManager, materiali
 from io_managers.tables import TablePartition
 from partitions import TASKS
 from provenance.lineage import Input
+from provenance.weights.evidence import Verdict
+from provenance.weights.of_training import TrainingOrigin, origin_of_training
 from resources.attempts import Attempt, attempts_without_rows
 from resources.compute.compute import Compute, root_run
 from resources.compute.interface import Status
@@ -27,6 +29,7 @@ from science.robots.policies.base import PolicySpec
 
 CHECKPOINT_CHECKS = {
     "complete": "the last step that was asked for was reached, and every kept checkpoint was read back",
+    "origin": "where its weights began is PROVEN or UNDETERMINED by what was written down, never CONTRADICTED",
     "loss_fell": "the mean loss of the last tenth of the steps is below that of the first tenth",
 }
 
@@ -87,6 +90,9 @@ def build_checkpoint(policy: PolicySpec) -> dg.AssetsDefinition:
             source = Input("file", config.external, file_hash(Path(config.external)), None, config.external)
             # Demonstrations are loaded for training; an import was not made from them.
             new = replace(result.rows, files=[source], loaded_were_read=False)
+            origin = TrainingOrigin(
+                Verdict.UNDETERMINED, None, "an imported checkpoint: nothing is known of its training"
+            )
         else:
             attempt = _begin(context, config, tables, home, policy, task.key, demonstrations)
             result = yield from compute.run(
@@ -98,8 +104,13 @@ def build_checkpoint(policy: PolicySpec) -> dg.AssetsDefinition:
                 on_end=lambda _, status: _keep_attempt(context, tables, attempt, status),
             )
             new = result.rows
+            origin = origin_of_training(home, policy.name, task.key, attempt.name)
         rows = with_earlier(new, earlier, "checkpoint", ["checkpoint_hash", "attempt"], chosen=False)
-        yield materialised(rows, result.metadata, result.checks)
+        told = {"base_weights": origin.sentence()}
+        known = dg.AssetCheckResult(
+            check_name="origin", passed=origin.verdict is not Verdict.CONTRADICTED, metadata=told
+        )
+        yield materialised(rows, {**result.metadata, **told}, [*result.checks, known])
 
     return checkpoint
 

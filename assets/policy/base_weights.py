@@ -1,0 +1,50 @@
+"""Weights of one base, fingerprinted once: what the origin of a checkpoint is judged against."""
+
+from dataclasses import replace
+
+import dagster as dg
+
+from assets.policy.keys import policy_key
+from io_managers.content import file_hash
+from io_managers.table_io_manager import materialised
+from provenance.lineage import Input
+from provenance.weights.bases import TABLE, Base
+from resources.compute.compute import Compute
+from resources.compute.interface import Needs
+
+_NEEDS = Needs(memory_gb=12, packages=("ml_dtypes", "tensorstore"))
+
+
+def build_base_weights(base: Base) -> dg.AssetsDefinition:
+    """The asset `policy/base_weights/<base>`."""
+    key = policy_key(TABLE, base.name)
+
+    @dg.asset(
+        key=key,
+        io_manager_key="tables",
+        group_name="policy",
+        kinds={"numpy"},
+        code_version="1",
+        description=(
+            f"Fingerprint of every leaf of the base `{base.name}` ({base.description or base.source or base.path}). "
+            "Checkpoints are held against it to tell where their weights come from."
+        ),
+        check_specs=[
+            dg.AssetCheckSpec("tells_apart", asset=key, description="some leaf is not one constant throughout")
+        ],
+    )
+    def base_weights(context: dg.AssetExecutionContext, compute: Compute):
+        path = str(base.path)
+        result = yield from compute.run(
+            context,
+            "workloads.base_weights",
+            inputs={},
+            params={"base": base.name, "path": path},
+            needs=_NEEDS,
+        )
+        # A folder, or a file that only the node has, is named by what it holds.
+        digest = file_hash(base.path) if base.path.is_file() else result.rows.frame["fingerprint"][0]
+        source = Input("file", path, digest, None, path)
+        yield materialised(replace(result.rows, files=[source]), result.metadata, result.checks)
+
+    return base_weights
