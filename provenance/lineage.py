@@ -3,6 +3,7 @@
 Dagster's own input pointers name the latest event of any partition, so they are wrong for partitioned inputs; the
 truth is what was really read. Each materialisation records every input by asset, partition, content hash, run and
 address, in the table `lineage`, just BEFORE its rows appear: a record without its rows is harmless, the reverse is not.
+The event of the materialisation carries the same record. Reading them back is `records.py`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import json
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import polars as pl
 
@@ -26,6 +28,7 @@ DECIDING_LIBRARIES = (
     "anndata",
     "dagster",
     "h5py",
+    "jax",
     "mujoco",
     "numba",
     "numpy",
@@ -41,6 +44,12 @@ DECIDING_LIBRARIES = (
 )
 
 THIS_HOST = socket.gethostname()
+
+LINEAGE_METADATA = "lineage"
+"""Metadata of a materialisation's event that holds its record, as JSON."""
+
+FILE = "file"
+"""The asset name of an input that is a file from outside the platform."""
 
 
 @dataclass(frozen=True)
@@ -63,39 +72,112 @@ class Input:
 
 @dataclass(frozen=True)
 class Origin:
-    """Who computed a materialisation: its code and where it ran."""
+    """Who computed a materialisation: its code, its configuration, and where it ran."""
 
     code_version: str
     job_key: str | None = None
     node: str = THIS_HOST
+    config: Mapping[str, Any] | None = None
 
 
-def record(store: TableStore, output: TablePartition, inputs: Sequence[Input], origin: Origin) -> None:
+@dataclass(frozen=True)
+class Record:
+    """The lineage of one materialisation.
+
+    Attributes
+    ----------
+    asset, partition, content_hash, run_id, address : what was published, and where.
+    code_version, git_commit, versions : the code; None where it is not known.
+    config : the asset's configuration in that run; None where it is not known.
+    job_key, node : the job that computed it (None where the run itself did), and the host.
+    recorded_at : just before publication.
+    inputs : everything that was read, in the order in which it was recorded.
+    """
+
+    asset: str
+    partition: str
+    content_hash: str
+    run_id: str
+    address: str
+    code_version: str
+    git_commit: str | None
+    versions: Mapping[str, str]
+    config: Mapping[str, Any] | None
+    job_key: str | None
+    node: str
+    recorded_at: datetime
+    inputs: tuple[Input, ...]
+
+    def described(self) -> dict[str, Any]:
+        """Plain values, for an event's metadata."""
+        return asdict(self) | {"recorded_at": self.recorded_at.isoformat()}
+
+    @classmethod
+    def from_described(cls, content: Mapping[str, Any]) -> Record:
+        """The record that `described` gave."""
+        inputs = tuple(Input(**each) for each in content["inputs"])
+        return cls(**{**content, "inputs": inputs, "recorded_at": datetime.fromisoformat(content["recorded_at"])})
+
+
+def record(store: TableStore, output: TablePartition, inputs: Sequence[Input], origin: Origin) -> Record:
     """Write the lineage of a partition that is about to be published."""
+    made = Record(
+        output.asset,
+        output.partition,
+        output.data_version,
+        output.run_id,
+        str(output.address),
+        origin.code_version,
+        git_commit(),
+        library_versions(),
+        origin.config,
+        origin.job_key,
+        origin.node,
+        datetime.now(UTC),
+        tuple(inputs),
+    )
+    write_record(store, made)
+    return made
+
+
+def write_record(store: TableStore, made: Record) -> None:
+    """Put one record into the table."""
     constants = {
-        "asset": output.asset,
-        "partition": output.partition,
-        "content_hash": output.data_version,
-        "code_version": origin.code_version,
-        "address": str(output.address),
-        "job_key": origin.job_key,
-        "node": origin.node,
-        "git_commit": git_commit(),
-        "versions": json.dumps(library_versions()),
-        "recorded_at": datetime.now(UTC),
+        "asset": made.asset,
+        "partition": made.partition,
+        "content_hash": made.content_hash,
+        "code_version": made.code_version,
+        "address": made.address,
+        "job_key": made.job_key,
+        "node": made.node,
+        "git_commit": made.git_commit,
+        "versions": json.dumps(dict(made.versions)),
+        "config": None if made.config is None else json.dumps(made.config, default=str),
+        "recorded_at": made.recorded_at,
     }
-    rows = [{**_input_columns(each), **constants} for each in inputs] or [constants]
+    rows = [{**_input_columns(each), **constants} for each in made.inputs] or [constants]
     schema = {column.name: column.dtype for column in table("lineage").columns}
-    # A run may publish the same partition twice (a re-execution within it): the content hash keeps both records.
-    key = (output.run_id, output.asset.replace("/", "."), output.partition.replace("|", "--") or "all")
     store.publish(
         "lineage",
-        (*key, output.data_version[:16]),
+        record_key(made.asset, made.partition, made.content_hash, made.run_id),
         pl.DataFrame(rows, schema=schema),
-        asset=output.asset,
-        partition=output.partition,
-        run_id=output.run_id,
+        asset=made.asset,
+        partition=made.partition,
+        run_id=made.run_id,
     )
+
+
+def record_key(asset: str, partition: str, content_hash: str, run_id: str) -> tuple[str, ...]:
+    """The key of a record in table `lineage`: all records of one partition lie in one folder.
+
+    A run may publish the same partition twice (a re-execution within it): the content hash keeps both records.
+    """
+    return (*record_folder(asset, partition), content_hash[:16], run_id)
+
+
+def record_folder(asset: str, partition: str) -> tuple[str, str]:
+    """The folder of all records of a partition, below the table's."""
+    return asset.replace("/", "."), partition.replace("|", "--") or "all"
 
 
 def _input_columns(each: Input) -> dict[str, str | None]:

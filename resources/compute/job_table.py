@@ -21,7 +21,7 @@ _USED = ("elapsed_s", "cpu_s", "max_rss_gb")
 
 def job_table(home: Home) -> pl.DataFrame:
     """One row a submission of every job, newest first, in the schema of table `jobs`."""
-    rows = [_row(job, number) for job in every_job(home.jobs) for number in job.submissions()]
+    rows = [submission_row(job, number) for job in every_job(home.jobs) for number in job.submissions()]
     schema = {column.name: column.dtype for column in table("jobs").columns}
     return pl.DataFrame(rows, schema=schema).sort("submitted_at", descending=True)
 
@@ -48,7 +48,8 @@ def refresh_usage(home: Home, sites: Sites) -> list[str]:
     return problems
 
 
-def _row(job: JobDirectory, number: int) -> dict[str, Any]:
+def submission_row(job: JobDirectory, number: int) -> dict[str, Any]:
+    """One row of table `jobs`: a submission, from its directory."""
     files, asked = job.submission(number), job.recorded()
     ended, launch = files.read_ended() or {}, files.launch()
     started = launch.started() if launch else {}
