@@ -1,0 +1,1 @@
+"""Trainings: what is known of one, and how two compare."""
