@@ -13,7 +13,12 @@ from pathlib import Path
 
 import click
 
+from cli_audit import audit_command, lineage_group
 from cli_operations import incident_command, jobs_command, site_group
+from cli_provenance import trace_command
+from cli_replay import replay_command
+from cli_runs import gc_command, runs_group
+from cli_weights import weights_group
 from home import ROOT, Home
 from terminal import Group, print_frame
 
@@ -293,6 +298,13 @@ def ui(home: Home, port: int) -> None:
 main.add_command(site_group)
 main.add_command(jobs_command)
 main.add_command(incident_command)
+main.add_command(trace_command)
+main.add_command(audit_command)
+main.add_command(lineage_group)
+main.add_command(weights_group)
+main.add_command(replay_command)
+main.add_command(runs_group)
+main.add_command(gc_command)
 
 
 def dagster_instance():
