@@ -22,7 +22,7 @@ LINEAGE_TABLES = (
             text("job_key", "job that computed it; null where the run itself did", nullable=True),
             text("node", "host that computed it"),
             text("git_commit", "commit of the code, `+dirty` where files differed; null outside git", nullable=True),
-            text("versions", "JSON: versions of the libraries that decide the numbers"),
+            text("versions", "JSON: what decides the numbers on the node: versions of libraries, model of the CPU"),
             text("config", "JSON: the asset's configuration in that run; null where it is not known", nullable=True),
             time("recorded_at", "when the record was written, just before publication"),
         ),

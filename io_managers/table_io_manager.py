@@ -60,7 +60,8 @@ class Rows:
     Attributes
     ----------
     files : inputs beside those that Dagster loaded.
-    job_key, node : job that computed the rows, and where; None where the run itself did.
+    job_key, node, versions : job that computed the rows, where, and what decides numbers there; None where the run
+        itself did.
     replaces : data version of the partition that these rows were merged with ('' for none); publishing is refused when
         another run has published in the meantime. None where nothing was merged.
     loaded_were_read : whether what Dagster loaded was used.
@@ -70,6 +71,7 @@ class Rows:
     files: Sequence[Input] = field(default=())
     job_key: str | None = None
     node: str | None = None
+    versions: Mapping[str, str] | None = None
     replaces: str | None = None
     loaded_were_read: bool = True
 
@@ -160,7 +162,7 @@ class TableIOManager(dg.ConfigurableIOManager):
         partition = context.asset_partition_key if context.has_asset_partitions else ""
         loaded = self._loaded.pop((step.run_id, step.step.key), [])
         inputs = [*(loaded if obj.loaded_were_read else []), *obj.files]
-        origin = Origin(code_version or "", obj.job_key, obj.node or THIS_HOST, step.op_config)
+        origin = Origin(code_version or "", obj.job_key, obj.node or THIS_HOST, step.op_config, obj.versions)
         published, lineage = self._publish(context.asset_key, partition, obj, context.run_id, inputs, origin)
         context.add_output_metadata(
             _event_metadata(published, lineage) | self._trace_entry(published, lineage, step.instance)
@@ -179,7 +181,8 @@ class TableIOManager(dg.ConfigurableIOManager):
         for partition, (each, source) in rows.items():
             self._loaded.pop((context.run_id, context.op_execution_context.get_step_execution_context().step.key), None)
             inputs = [Input.of(source), *each.files]
-            origin = Origin(code_version, each.job_key, each.node or THIS_HOST, context.op_execution_context.op_config)
+            config = context.op_execution_context.op_config
+            origin = Origin(code_version, each.job_key, each.node or THIS_HOST, config, each.versions)
             published, lineage = self._publish(context.asset_key, partition, each, context.run_id, inputs, origin)
             yield dg.AssetMaterialization(
                 asset_key=context.asset_key,

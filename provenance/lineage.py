@@ -9,6 +9,7 @@ The event of the materialisation carries the same record. Reading them back is `
 from __future__ import annotations
 
 import json
+import platform
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -72,12 +74,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Origin:
-    """Who computed a materialisation: its code, its configuration, and where it ran."""
+    """Who computed a materialisation: its code, its configuration, and where it ran.
+
+    ``versions`` are those of the node's interpreter; None where the run itself computed it.
+    """
 
     code_version: str
     job_key: str | None = None
     node: str = THIS_HOST
     config: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def record(store: TableStore, output: TablePartition, inputs: Sequence[Input], o
         str(output.address),
         origin.code_version,
         git_commit(),
-        library_versions(),
+        origin.versions or deciding_versions(),
         origin.config,
         origin.job_key,
         origin.node,
@@ -205,6 +211,21 @@ def git_commit() -> str | None:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
+
+
+@cache
+def deciding_versions() -> Mapping[str, str]:
+    """What decides numbers beside the code, here: libraries, and the model of the CPU, which chooses their kernels."""
+    return {**library_versions(), "cpu": _cpu_model()}
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
 
 
 @cache

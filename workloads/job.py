@@ -23,6 +23,7 @@ from home import Home
 from io_managers.artifacts import ArtifactStore
 from io_managers.content import content_hash, file_hash
 from io_managers.tables import TablePartition
+from provenance.lineage import deciding_versions
 from workloads.fence import require_fence
 
 _PROGRESS_INTERVAL_S = 2.0
@@ -95,6 +96,7 @@ class Job:
             When a newer copy of the job has replaced this one.
         """
         require_fence()
+        (self.directory / "versions.json").write_text(json.dumps(dict(deciding_versions())))
         frame.write_parquet(self.directory / "result.parquet")
         self._pipes.report_asset_materialization(_for_pipes(metadata), content_hash(frame))
 

@@ -178,7 +178,7 @@ class Compute(dg.ConfigurableResource):
         metadata = {**(results[0].metadata or {}), "job": job.path.name, "job_directory": directory}
         if status.node:
             metadata["node"] = status.node
-        rows = Rows(frame, job_key=job.path.name, node=status.node)
+        rows = Rows(frame, job_key=job.path.name, node=status.node, versions=launch.versions())
         return JobResult(rows, metadata, _checks(session), launch.path)
 
 

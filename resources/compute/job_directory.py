@@ -6,8 +6,9 @@
     <key>/<n>/             its submission n: spec.json, environment (0600), run.sh, launch.sh, intent.json, handle.json,
                            log (stdout and stderr of every launch), ended.json
     <key>/<n>/launches/*/  one folder for each launch on a node: started, heartbeat, messages (Pipes), result.parquet,
-                           artifacts/ (files that rows of the result point to), preflight.json, error (type and message
-                           of what was raised), checkpoint (last step that was saved), warned, out_of_memory, exit
+                           versions.json (what decides numbers there), artifacts/ (files that rows of the result point
+                           to), preflight.json, error (type and message of what was raised), checkpoint (last step that
+                           was saved), warned, out_of_memory, exit
 
 A job is submitted again after its node failed, and a scheduler may start one submission twice: each launch writes in a
 folder of its own, and the fence names the launch that counts.
@@ -57,6 +58,11 @@ class Launch:
     @property
     def artifacts(self) -> Path:
         return self.path / "artifacts"
+
+    def versions(self) -> Mapping[str, str] | None:
+        """What decides numbers where it ran: versions of libraries, model of the CPU."""
+        text = _text(self.path / "versions.json")
+        return json.loads(text) if text else None
 
     @property
     def warned(self) -> bool:
