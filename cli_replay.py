@@ -38,7 +38,7 @@ def replay_command(
 
     Exit status 0 where the two are bit-equal or equal within declared tolerances, 1 where they are different.
     """
-    from provenance.replay.verdict import Verdict
+    from replay.verdict import Verdict
 
     if seed is None:
         if evaluation is not None or step is not None:
@@ -53,8 +53,8 @@ def replay_command(
 
 
 def _value(home: Home, asset: str, partition: str, at: str | None, site: str, config_from_run: bool, keep: bool):
-    from provenance.replay.run import replay
-    from provenance.replay.words import begun, ended
+    from replay.run import replay
+    from replay.words import begun, ended
 
     found = replay(
         home,
@@ -81,8 +81,8 @@ def _episode(
     evaluation: str | None,
     step: int | None,
 ):
-    from provenance.replay.episode import find_episode, replay_episode
-    from provenance.replay.episode_words import begun, ended
+    from replay.episode import find_episode, replay_episode
+    from replay.episode_words import begun, ended
 
     target = find_episode(home, asset, partition, seed=seed, arm=arm, evaluation=evaluation, step=step, at=at)
     _say(begun(target))

@@ -1,4 +1,4 @@
-"""The one place where assets, checks, resources, sensors and jobs meet.
+"""The one place where assets, checks, resources, sensors and jobs meet; the audit's checks are in `audit_defs.py`.
 
 `build_defs` takes overrides so that tests (and other homes) use the same assembly. Loading it imports no torch, jax,
 scanpy or mujoco: those belong to workloads.
@@ -15,6 +15,7 @@ import dagster as dg
 from assets.operations.incident import incident
 from assets.operations.jobs import jobs
 from assets.operations.sensors import build_reconcile_runs
+from assets.policy.base_weights import build_base_weights
 from assets.policy.benchmark import build_benchmarks
 from assets.policy.checkpoint import build_checkpoint
 from assets.policy.demonstrations import demonstrations
@@ -33,6 +34,7 @@ from assets.spatial.variants import load_variants
 from home import ROOT, Home
 from io_managers.catalog import ensure_catalog
 from io_managers.table_io_manager import TableIOManager
+from provenance.weights.bases import bases_file, load_bases
 from resources.compute.compute import Compute
 from science.robots.policies.base import PolicySpec
 from science.robots.policies.registry import policy_specs
@@ -71,6 +73,7 @@ def build_defs(*, home: Home | None = None, encoders: Path | None = None, **reso
         demonstrations,
         *(asset for policy in policies for asset in policy_assets(policy)),
         *build_benchmarks(policies),
+        *(build_base_weights(base) for base in load_bases(bases_file())),
         jobs,
         incident,
     ]

@@ -16,7 +16,6 @@ from fault_jobs import until
 from test_study import Lab
 
 import assets.spatial.benchmark
-import provenance.replay.environment
 from assets.spatial.benchmark import BENCHMARK
 from assets.spatial.keys import CONTROLS, RM_IDEAL, SECTION, SECTION_AS_TARGET, variant_key
 from defs import build_defs
@@ -28,11 +27,12 @@ from materialise import materialise, run_here
 from partitions import pair
 from provenance.lineage import write_record
 from provenance.records import Records, UnknownValue
-from provenance.replay.compare import compare
-from provenance.replay.refusals import ReplayRefused
-from provenance.replay.run import replay
-from provenance.replay.values import same_bits
-from provenance.replay.verdict import Verdict
+from replay import environment
+from replay.compare import compare
+from replay.refusals import ReplayRefused
+from replay.run import replay
+from replay.values import same_bits
+from replay.verdict import Verdict
 
 PAIR = "a|b"
 SMOOTH = {name: variant_key(name, "smooth") for name in ("encoder", "embedding", "niche_query", "niche_figure")}
@@ -98,8 +98,8 @@ def test_a_value_comes_out_the_same_in_every_bit(lab, asset, partition, artifact
 
 
 def test_the_command_names_what_differs_before_it_computes_and_ends_with_the_verdict(lab, monkeypatch):
-    found = dict(provenance.replay.environment.deciding_versions())
-    monkeypatch.setattr(provenance.replay.environment, "deciding_versions", lambda: found | {"polars": "0.0.1"})
+    found = dict(environment.deciding_versions())
+    monkeypatch.setattr(environment, "deciding_versions", lambda: found | {"polars": "0.0.1"})
     said = lab.cli("replay", "benchmark/spatial")
     assert said.exit_code == 0, said.output
     assert "benchmark/spatial, published" in said.output and "inputs: 2, all there" in said.output

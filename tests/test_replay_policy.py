@@ -24,13 +24,13 @@ from io_managers.tables import TableStore
 from materialise import run_here
 from provenance.lineage import Input, Origin, record
 from provenance.records import Records
-from provenance.replay.artifacts import differing_leaves
-from provenance.replay.episode import find_episode, replay_episode
-from provenance.replay.refusals import ReplayRefused
-from provenance.replay.run import replay
-from provenance.replay.trajectory import part
-from provenance.replay.verdict import Verdict
 from provenance.selection import Ambiguous
+from replay.artifacts import differing_leaves
+from replay.episode import find_episode, replay_episode
+from replay.refusals import ReplayRefused
+from replay.run import replay
+from replay.trajectory import part
+from replay.verdict import Verdict
 from science.robots.rollouts.store import read_episode
 
 RECIPES = """

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from provenance.lineage import THIS_HOST, deciding_versions, git_commit
-from provenance.replay.target import Target
+from replay.target import Target
 
 Job = Mapping[str, Any]
 

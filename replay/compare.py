@@ -17,9 +17,9 @@ import polars as pl
 from io_managers.artifacts import ArtifactStore
 from io_managers.columns import EQUAL, VOLATILE, Column, TableSchema
 from io_managers.content import content_hash
-from provenance.replay.artifacts import LeafDifference, differing_leaves
-from provenance.replay.values import same_bits, within
-from provenance.replay.verdict import Difference, Verdict, verdict_of
+from replay.artifacts import LeafDifference, differing_leaves
+from replay.values import same_bits, within
+from replay.verdict import Difference, Verdict, verdict_of
 
 ARTIFACT, HASH = "_artifact", "_hash"
 ROWS = "rows"

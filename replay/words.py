@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from provenance.replay.compare import ROWS, Comparison
-from provenance.replay.environment import seconds_of, where_it_ran
-from provenance.replay.run import Prepared, Replayed
-from provenance.replay.verdict import Difference, Verdict
+from replay.compare import ROWS, Comparison
+from replay.environment import seconds_of, where_it_ran
+from replay.run import Prepared, Replayed
+from replay.verdict import Difference, Verdict
 
 LONG_S = 30.0
 """From here on a replay says beforehand how long the recorded job took."""

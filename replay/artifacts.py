@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from provenance.replay.refusals import ReplayFailed
-from provenance.replay.values import differing_elements, largest_deviation
+from replay.refusals import ReplayFailed
+from replay.values import differing_elements, largest_deviation
 
 VOLATILE_LEAVES: Mapping[str, frozenset[str]] = {
     # An episode's times, "the only fields that differ when it is run again" (science/robots/rollouts/episode.py).

@@ -19,14 +19,14 @@ from io_managers.artifacts import ArtifactError
 from io_managers.tables import DamagedPartition, MissingPartition, TableStore
 from provenance.lineage import Record
 from provenance.records import Records
-from provenance.replay.artifacts import VOLATILE_LEAVES
-from provenance.replay.environment import differing_versions
-from provenance.replay.refusals import ReplayFailed, ReplayRefused
-from provenance.replay.target import Target, find_target
-from provenance.replay.trajectory import Arrays, Parting, part
-from provenance.replay.values import same_bits
-from provenance.replay.verdict import Difference, Verdict
 from provenance.selection import Ambiguous, matching
+from replay.artifacts import VOLATILE_LEAVES
+from replay.environment import differing_versions
+from replay.refusals import ReplayFailed, ReplayRefused
+from replay.target import Target, find_target
+from replay.trajectory import Arrays, Parting, part
+from replay.values import same_bits
+from replay.verdict import Difference, Verdict
 from science.robots.rollouts.episode import ARRAYS, Episode
 from science.robots.rollouts.pool import TIME_LIMIT_S, RolloutError, RolloutPool, RolloutRequest
 from science.robots.rollouts.store import Evaluation

@@ -14,8 +14,8 @@ from typing import Any
 import dagster as dg
 
 from io_managers.addresses import table_of
-from provenance.replay.refusals import ReplayRefused
-from provenance.replay.target import Target
+from replay.refusals import ReplayRefused
+from replay.target import Target
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from io_managers.addresses import table_of
 from io_managers.tables import TablePartition
-from provenance.replay.refusals import ReplayRefused
-from provenance.replay.scratch import Scratch, link
-from provenance.replay.target import Target
+from replay.refusals import ReplayRefused
+from replay.scratch import Scratch, link
+from replay.target import Target
 from resources.attempts import Attempt, checkpoints_in
 from resources.compute.job_directory import JobDirectory
 from resources.training import RESUME

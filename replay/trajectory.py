@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from provenance.replay.values import differing_elements, largest_deviation
+from replay.values import differing_elements, largest_deviation
 
 STATE, ACTION, MILESTONE = "state", "action", "milestone"
 

@@ -28,8 +28,8 @@ from io_managers.content import file_hash
 from io_managers.tables import DamagedPartition, MissingPartition, TablePartition, TableStore
 from partitions import pair
 from provenance.lineage import FILE, Input, Record
-from provenance.replay.compare import ARTIFACT
-from provenance.replay.refusals import ReplayRefused
+from replay.compare import ARTIFACT
+from replay.refusals import ReplayRefused
 from resources.compute.backends import backend_of
 from resources.compute.job_directory import open_jobs
 from resources.compute.running import end_submission

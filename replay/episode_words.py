@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from provenance.replay.episode import EpisodeReplayed, EpisodeTarget
-from provenance.replay.trajectory import ACTION, STATE, Parting
-from provenance.replay.words import differing
+from replay.episode import EpisodeReplayed, EpisodeTarget
+from replay.trajectory import ACTION, STATE, Parting
+from replay.words import differing
 
 _MEANING = {
     ACTION: "all states before it are equal: the policy acted otherwise on the same state",

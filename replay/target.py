@@ -16,7 +16,7 @@ from io_managers.schemas import TABLES, table
 from io_managers.tables import MissingPartition, TablePartition, TableStore
 from provenance.lineage import Record
 from provenance.records import Records, UnknownValue
-from provenance.replay.refusals import ReplayRefused
+from replay.refusals import ReplayRefused
 
 if TYPE_CHECKING:
     import dagster as dg

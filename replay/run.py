@@ -17,14 +17,14 @@ from io_managers.tables import TableStore
 from materialise import materialise
 from provenance.lineage import Record
 from provenance.records import Records
-from provenance.replay.compare import Comparison, compare
-from provenance.replay.configuration import Configuration, configuration_of
-from provenance.replay.environment import Job, differs
-from provenance.replay.progress import Say, last_lines
-from provenance.replay.refusals import ReplayFailed
-from provenance.replay.scratch import Scratch, run_key, scratch_home
-from provenance.replay.target import Target, definition_of, find_target
-from provenance.replay.trainings import place_trainings
+from replay.compare import Comparison, compare
+from replay.configuration import Configuration, configuration_of
+from replay.environment import Job, differs
+from replay.progress import Say, last_lines
+from replay.refusals import ReplayFailed
+from replay.scratch import Scratch, run_key, scratch_home
+from replay.target import Target, definition_of, find_target
+from replay.trainings import place_trainings
 from resources.compute.compute import Compute
 
 _INTERRUPTED = "DagsterExecutionInterruptedError"
