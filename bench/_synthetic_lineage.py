@@ -36,11 +36,11 @@ from dagster_shared.serdes import serialize_value
 from home import Home
 from io_managers.addresses import partition_key
 from io_managers.catalog import ensure_catalog
+from io_managers.content import hashed_bytes
 from io_managers.schemas import SYSTEM_COLUMNS, table
 from io_managers.tables import TableStore
 from partitions import SECTIONS, TARGET_SECTIONS
 from provenance.audit.agreement import noted
-from provenance.audit.row_hash import hashed_bytes
 from provenance.lineage import LINEAGE_METADATA, Input, Record, library_versions, record_key, write_record
 
 SERIES: dict[str, tuple[str, ...]] = {

@@ -22,21 +22,17 @@ from audited_home import (
     rewrite,
 )
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from assets.operations.audit import build_audit, build_audit_job
 from audit_defs import build_audit_defs
 from cli_audit import audit_command
 from defs import build_defs
 from home import Home
-from io_managers.content import content_hash
 from io_managers.table_io_manager import TableIOManager
 from provenance.audit.audit import audit
 from provenance.audit.bytes_on_disk import SETTLED_NS, Memory
 from provenance.audit.findings import Kind
 from provenance.audit.records_on_disk import read_records
-from provenance.audit.row_hash import row_hash
 from provenance.audit.tables_on_disk import read_tables
 from provenance.records import UnknownValue
 
@@ -355,29 +351,6 @@ def test_the_command_prints_blocks_fails_on_findings_and_ignores_kinds_that_it_i
     assert json.loads(as_json.stdout)["findings"][0]["kind"] == "changed artifact"
     unknown = CliRunner().invoke(audit_command, ["--ignore", "rust"], obj=lab.home)
     assert unknown.exit_code == 2 and "changed artifact" in unknown.output
-
-
-VALUES = {
-    pl.Int64: st.integers(-(2**62), 2**62),
-    pl.Float64: st.floats(allow_nan=False),
-    pl.Boolean: st.booleans(),
-    pl.String: st.text(max_size=6),
-    pl.List(pl.Float32): st.lists(st.floats(width=32, allow_nan=False) | st.none(), max_size=3),
-    pl.List(pl.String): st.lists(st.text(max_size=3), max_size=3),
-    pl.Datetime("us", "UTC"): st.integers(0, 2**50),
-}
-
-
-@given(st.data(), st.integers(0, 5))
-def test_the_hash_of_small_frames_is_the_content_hash(data, height):
-    columns = {}
-    for number, (dtype, values) in enumerate(VALUES.items()):
-        rows = data.draw(st.lists(values | st.none(), min_size=height, max_size=height))
-        columns[f"c{number}"] = (
-            pl.Series(rows, dtype=pl.Int64).cast(dtype) if dtype == pl.Datetime else pl.Series(rows, dtype=dtype)
-        )
-    frame = pl.DataFrame(columns)
-    assert row_hash(frame) == content_hash(frame)
 
 
 def test_the_job_audit_gives_every_asset_a_check_with_its_findings(lab):

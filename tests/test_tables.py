@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -277,3 +278,26 @@ def test_content_hash_sees_names_types_and_order():
     assert len({content_hash(frame) for frame in [base, *others[:4]]}) == 5
     wide = base.with_columns(y=pl.lit("v"))
     assert content_hash(wide) == content_hash(wide.select("y", "x"))
+
+
+def test_the_content_hash_of_known_rows_never_changes():
+    """Data versions of a lab's home were made with it: another hash would make all of them look edited."""
+    moments = [datetime(2026, 1, 1, tzinfo=UTC), None, datetime(2026, 1, 2, tzinfo=UTC)]
+    frame = pl.DataFrame(
+        {
+            "whole": [1, None, -3],
+            "number": [0.5, None, -0.0],
+            "single": pl.Series([1.5, None, 2.5], dtype=pl.Float32),
+            "flag": [True, None, False],
+            "text": ["a", "", None],
+            "moment": pl.Series(moments, dtype=pl.Datetime("us", "UTC")),
+            "numbers": pl.Series([[1.0, None], [], None], dtype=pl.List(pl.Float32)),
+            "texts": pl.Series([["x", "yz"], None, []], dtype=pl.List(pl.String)),
+        }
+    )
+    known = "7274cc09a10262c638bbd69f080857530900e88d970760aa1735dc41c7758e84"
+    assert content_hash(frame) == known
+    assert content_hash(pl.concat([frame.head(1), frame.tail(2)], rechunk=False)) == known
+    assert content_hash(pl.concat([frame.head(1), frame]).tail(3)) == known
+    with pytest.raises(TypeError, match="'x' has type"):
+        content_hash(pl.DataFrame({"x": [b"bytes"]}))

@@ -12,11 +12,11 @@ from typing import Any
 
 import polars as pl
 
+from io_managers.content import content_hash
 from io_managers.tables import TableStore
 from provenance.audit.bytes_on_disk import Memory
 from provenance.audit.findings import Finding, Kind
 from provenance.audit.parquet_bytes import Unreadable, read_parquet, without_stamps
-from provenance.audit.row_hash import row_hash
 from provenance.audit.tables_on_disk import FILE_NAME, Version, parquet_files
 from provenance.lineage import FILE, Input, record_folder, record_key
 
@@ -131,7 +131,7 @@ def _read(path: str) -> str:
     try:
         metadata, frame = read_parquet(path)
         described = _described(frame)
-        found = row_hash(without_stamps(frame))
+        found = content_hash(without_stamps(frame))
     except Unreadable as error:
         return json.dumps({"problem": str(error)})
     except TypeError as error:

@@ -17,11 +17,11 @@ from pathlib import Path
 import polars as pl
 
 from io_managers.addresses import partition_key, table_of
+from io_managers.content import content_hash
 from io_managers.schemas import SYSTEM_COLUMNS, TABLES
 from provenance.audit.bytes_on_disk import Memory
 from provenance.audit.findings import Finding, Kind
 from provenance.audit.parquet_bytes import Unreadable, read_parquet, without_stamps
-from provenance.audit.row_hash import row_hash
 
 Version = tuple[str, str, str, str]
 """One publication: asset, partition, data version, run id."""
@@ -129,7 +129,7 @@ def _read(path: str) -> str:
         if frame.height and set(frame[name].to_list()) != {said[name]}:
             said["content_hash"] = f"none: its column {name} is not {said[name]}"
     try:
-        said.setdefault("content_hash", row_hash(without_stamps(frame)))
+        said.setdefault("content_hash", content_hash(without_stamps(frame)))
     except TypeError as error:
         said["content_hash"] = f"none: {error}"
     texts = [each for each in frame.get_columns() if each.name.endswith("_artifact") and each.dtype == pl.String]
