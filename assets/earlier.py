@@ -25,7 +25,7 @@ def earlier_rows(context: dg.AssetExecutionContext, tables: TableIOManager) -> T
         earlier.frame()
     except MissingPartition:
         return None
-    except (DamagedPartition, pl.exceptions.PolarsError) as damage:
+    except DamagedPartition as damage:
         raise dg.Failure(
             f"what this partition published before cannot be read, and would be lost: {damage}. Move that file away to "
             "begin a new table partition without its rows",

@@ -20,11 +20,11 @@ from pathlib import Path
 import polars as pl
 
 from io_managers.content import content_hash
+from io_managers.parquet_bytes import Unreadable, read_metadata, read_parquet, without_stamps
 from io_managers.publish import publish_file
-from io_managers.schemas import SYSTEM_COLUMNS, TABLES, table
+from io_managers.schemas import TABLES, table
 
 _FILE, _VERSIONS = "data.parquet", "versions"
-_SYSTEM_NAMES = [column.name for column in SYSTEM_COLUMNS]
 
 
 class MissingPartition(FileNotFoundError):
@@ -73,11 +73,17 @@ class TablePartition:
 
     def unverified(self) -> pl.DataFrame:
         """The rows without the system columns, whatever they hold now."""
-        return self.stamped().drop(_SYSTEM_NAMES)
+        return without_stamps(self.stamped())
 
     def stamped(self) -> pl.DataFrame:
-        """The rows as they are in the file, system columns included, unverified."""
-        return pl.read_parquet(self.address, hive_partitioning=False)
+        """The rows as they are in the file, system columns included, unverified.
+
+        Raises
+        ------
+        DamagedPartition
+            When it cannot be read.
+        """
+        return _read(self.address)
 
 
 @dataclass(frozen=True)
@@ -216,11 +222,9 @@ def reference(address: Path) -> TablePartition:
         When it does not say: it was not written by the platform, or damaged.
     """
     try:
-        metadata = pl.read_parquet_metadata(address)
-    except FileNotFoundError:
-        raise
-    except pl.exceptions.PolarsError as error:
-        raise DamagedPartition(f"{address} cannot be read as Parquet ({error}); materialise it again") from error
+        metadata = read_metadata(address)
+    except Unreadable as error:
+        raise DamagedPartition(f"{address}: {error}; materialise it again") from error
     try:
         return TablePartition(
             metadata["tracebed.asset"],
@@ -261,9 +265,9 @@ def _link(source: Path, kept: Path) -> None:
 
 def _read(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path, hive_partitioning=False)
-    except pl.exceptions.PolarsError as error:
-        raise DamagedPartition(f"{path} cannot be read as Parquet ({error}); materialise it again") from error
+        return read_parquet(path)[1]
+    except Unreadable as error:
+        raise DamagedPartition(f"{path}: {error}; materialise it again") from error
 
 
 def _write_parquet(frame: pl.DataFrame, path: Path, metadata: dict[str, str] | None = None) -> None:

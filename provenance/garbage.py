@@ -57,23 +57,29 @@ def find_garbage(home: Home, older_than_s: float = 24 * 3600.0) -> list[Garbage]
     newest = [_identity(each) for name in versioned for each in store.partitions(name)]
     numbers = [identity for identity, each in every.items() if table_of(each.asset)[0] in METRICS]
     kept = _reached(store, [*newest, *numbers])
-    referred = _artifacts([each for identity, each in every.items() if identity in kept])
+    youngest = time.time() - older_than_s
+
+    def is_old(path: Path) -> bool:
+        return path.stat().st_mtime < youngest
+
+    old = [each for identity, each in every.items() if identity not in kept and is_old(each.address)]
+    left = every.keys() - {_identity(each) for each in old}
+    referred = _artifacts([every[identity] for identity in left])
     found = [
         Garbage(each.address, each.address.stat().st_size, f"old version of {each.asset} [{each.partition}]")
-        for identity, each in every.items()
-        if identity not in kept
+        for each in old
     ]
     found += [
         Garbage(path, path.stat().st_size, "artifact that no kept row points to")
         for path in sorted(home.artifacts.glob("??/*"))
-        if path.name not in referred and not path.name.startswith(DRAFT_PREFIX)
+        if path.name not in referred and not path.name.startswith(DRAFT_PREFIX) and is_old(path)
     ]
     found += [
         Garbage(folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()), "scratch of a replay")
         for folder in sorted((home.root / "scratch").glob("*"))
+        if is_old(folder)
     ]
-    youngest = time.time() - older_than_s
-    return [each for each in found if each.path.stat().st_mtime < youngest]
+    return found
 
 
 def remove(home: Home, garbage: Sequence[Garbage]) -> None:

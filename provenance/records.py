@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import polars as pl
-
+from io_managers.parquet_bytes import Unreadable, read_parquet
 from io_managers.tables import DamagedPartition, TableStore
 from provenance.lineage import Input, Record, record_folder
 
@@ -129,10 +128,10 @@ def _in_order(records: Iterable[Record]) -> list[Record]:
 
 def _read(path: Path) -> Record:
     try:
-        rows = pl.read_parquet(path, hive_partitioning=False).to_dicts()
-    except pl.exceptions.PolarsError as error:
+        rows = read_parquet(path)[1].to_dicts()
+    except Unreadable as error:
         raise DamagedPartition(
-            f"{path} cannot be read as Parquet ({error}); `tracebed lineage rebuild` writes it again from the event log"
+            f"{path}: {error}; move it away, and `tracebed lineage rebuild` writes it again from the event log"
         ) from error
     if not rows:
         raise DamagedPartition(f"{path} is a lineage record without rows; `tracebed lineage rebuild` writes it again")

@@ -270,7 +270,7 @@ class _Tracer:
             reference = self._store.version(name, key, node.content_hash, node.run_id)
             node.address = str(reference.address)
             return self._rows(reference)
-        except (MissingPartition, DamagedPartition, pl.exceptions.PolarsError) as problem:
+        except (FileNotFoundError, DamagedPartition) as problem:
             node.problems.append(str(problem))
             return None
 
@@ -282,7 +282,7 @@ class _Tracer:
                 node.superseded = selection.difference(self._rows(current))
         except MissingPartition:
             node.newest, node.superseded = False, "nothing is published there now"
-        except (DamagedPartition, pl.exceptions.PolarsError) as problem:
+        except DamagedPartition as problem:
             node.newest = False
             node.problems.append(f"what is published there now cannot be read: {problem}")
 
@@ -302,7 +302,7 @@ class _Tracer:
         name, key = partition_key(earlier.asset, earlier.partition)
         try:
             frame = self._rows(self._store.version(name, key, earlier.content_hash, earlier.run_id))
-        except (MissingPartition, DamagedPartition, pl.exceptions.PolarsError):
+        except (FileNotFoundError, DamagedPartition):
             return selection, False  # the node of the earlier version says what is wrong with it
         return selection.of(name, frame), not selection.missing_in(frame)
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
-import polars as pl
 
 from home import Home
 from io_managers.addresses import partition_folders, partition_key
@@ -81,7 +80,7 @@ class Scratch:
             rows = kept.frame()
         except (MissingPartition, ValueError) as missing:
             raise ReplayRefused(f"{what} is not kept: {missing}") from missing
-        except (DamagedPartition, pl.exceptions.PolarsError) as damaged:
+        except DamagedPartition as damaged:
             raise ReplayRefused(f"{what} is not what was read: {damaged}") from damaged
         address = TableStore(self.home.tables).address(name, key)
         address.parent.mkdir(parents=True, exist_ok=True)

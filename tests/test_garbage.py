@@ -1,17 +1,19 @@
 """What nothing refers to is listed and removed on demand; what a kept number reaches never is."""
 
+import os
 import shutil
 
 import dagster as dg
 import polars as pl
 import pytest
-from small_platform import Platform, benchmark, mirror, rm_ideal, section
+from small_platform import Platform, benchmark, mirror, rm_ideal, section, spot
 
 from home import Home
 from io_managers.artifacts import ArtifactStore
 from io_managers.tables import TableStore
 from partitions import add_section_key, pair
 from provenance.garbage import LostLineage, find_garbage, remove
+from provenance.lineage import Origin, record
 from provenance.trace import trace
 
 
@@ -73,6 +75,21 @@ def test_an_artifact_without_a_row_is_garbage_and_a_young_one_waits(home, tmp_pa
     assert find_garbage(home) == []
     (found,) = [each for each in find_garbage(home, older_than_s=-1) if "artifact" in each.what]
     assert found.path.name == name and found.size_bytes == len(b"nobody points here")
+
+
+def test_an_old_artifact_stays_as_long_as_a_version_that_points_to_it(home, tmp_path):
+    source = tmp_path / "section.h5ad"
+    source.write_bytes(b"pointed to by a version that is spared because it is young")
+    name = ArtifactStore(home.artifacts).put(source)
+    os.utime(ArtifactStore(home.artifacts).path(name), (0, 0))
+    store = TableStore(home.tables)
+    for umi, artifact in ((11.0, name), (12.0, "none")):
+        rows = spot("a", umi).with_columns(section_artifact=pl.lit(artifact))
+        published = store.publish("section", ("a",), rows, asset="spatial/section", partition="a", run_id=f"run-{umi}")
+        record(store, published, [], Origin("7"))
+    assert find_garbage(home, older_than_s=3600) == []
+    removable = {each.path.name for each in find_garbage(home, older_than_s=-1)}
+    assert name in removable and any(each.endswith("--run-11.0.parquet") for each in removable)
 
 
 def test_nothing_is_called_garbage_while_a_record_is_lost(home):

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
+from io_managers.parquet_bytes import read_parquet, without_stamps
 from io_managers.schemas import TABLES
 from io_managers.tables import TableStore
 from provenance.audit.artifacts_on_disk import hashed
 from provenance.audit.bytes_on_disk import Memory
 from provenance.audit.findings import Counts, Finding, Kind, NotChecked
-from provenance.audit.parquet_bytes import read_parquet, without_stamps
 from provenance.audit.records_on_disk import RecordFile, moment, record_is_there
 from provenance.audit.scope import Scope
 from provenance.audit.tables_on_disk import SIDE_TABLES, TableFile, Version

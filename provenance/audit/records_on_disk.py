@@ -13,10 +13,10 @@ from typing import Any
 import polars as pl
 
 from io_managers.content import content_hash
+from io_managers.parquet_bytes import Unreadable, read_parquet, without_stamps
 from io_managers.tables import TableStore
 from provenance.audit.bytes_on_disk import Memory
 from provenance.audit.findings import Finding, Kind
-from provenance.audit.parquet_bytes import Unreadable, read_parquet, without_stamps
 from provenance.audit.tables_on_disk import FILE_NAME, Version, parquet_files
 from provenance.lineage import FILE, Input, record_folder, record_key
 

@@ -18,10 +18,10 @@ import polars as pl
 
 from io_managers.addresses import partition_key, table_of
 from io_managers.content import content_hash
+from io_managers.parquet_bytes import Unreadable, read_parquet, without_stamps
 from io_managers.schemas import SYSTEM_COLUMNS, TABLES
 from provenance.audit.bytes_on_disk import Memory
 from provenance.audit.findings import Finding, Kind
-from provenance.audit.parquet_bytes import Unreadable, read_parquet, without_stamps
 
 Version = tuple[str, str, str, str]
 """One publication: asset, partition, data version, run id."""
