@@ -11,6 +11,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -211,7 +212,7 @@ class TableIOManager(dg.ConfigurableIOManager):
             )
         except (UnknownValue, Ambiguous, MissingPartition, DamagedPartition) as problem:
             return {"trace": dg.MetadataValue.md(f"There is no trace: {problem}")}
-        shown = as_markdown(found, artifact_url=artifact_url, moment=partial(_moment, instance))
+        shown = as_markdown(found, artifact_url=artifact_url, moment=partial(_moment, instance, lineage.recorded_at))
         return {"trace": dg.MetadataValue.md(shown)}
 
     def _refuse_if_replaced(self, name: str, key: tuple[str, ...], expected: str) -> None:
@@ -245,8 +246,13 @@ class TableIOManager(dg.ConfigurableIOManager):
         return published, lineage
 
 
-def _moment(instance: dg.DagsterInstance, node: Node) -> int | None:
-    """When Dagster logged the materialisation of a version, in milliseconds; None where it knows none of it."""
+def _moment(instance: dg.DagsterInstance, now: datetime, node: Node) -> int | None:
+    """A moment at which the page of an asset shows the materialisation of a version, in milliseconds.
+
+    What is published now is shown now; an older version when Dagster logged it, None where it knows none of it.
+    """
+    if node.current:
+        return int(now.timestamp() * 1000)
     wanted = dg.AssetRecordsFilter(
         dg.AssetKey(node.asset.split("/")),
         asset_partitions=[node.partition] if node.partition else None,

@@ -54,7 +54,7 @@ class Node:
     job : the submission that computed it (row of table `jobs`); None where the run itself did.
     n_rows : rows that the number stands on; None where they cannot be read.
     facts : what they say, for a reader.
-    newest : whether this version is what is published now.
+    newest : whether these rows are what is published now. current : whether this very version of them is.
     superseded : why the rows are not what is published now; empty where they are.
     problems : what could not be followed or read.
     """
@@ -70,6 +70,7 @@ class Node:
     n_rows: int | None = None
     facts: list[Fact] = field(default_factory=list)
     newest: bool = True
+    current: bool = False
     superseded: str = ""
     problems: list[str] = field(default_factory=list)
     inputs: list[Edge] = field(default_factory=list)
@@ -278,6 +279,7 @@ class _Tracer:
         try:
             current = self._store.partition(name, key)
             node.newest = current.data_version == node.content_hash
+            node.current = node.newest and current.run_id == node.run_id
             if not node.newest and selection is not None:
                 node.superseded = selection.difference(self._rows(current))
         except MissingPartition:
