@@ -54,36 +54,37 @@ def _values(values: pa.Array, name: str) -> Iterator[bytes]:
     yield _nulls(values)
     kind = values.type
     if pa.types.is_large_list(kind) or pa.types.is_list(kind):
-        yield _whole(pc.fill_null(pc.list_value_length(values), 0)).tobytes()
+        lengths = pc.fill_null(pc.list_value_length(values), 0).cast(pa.int64())
+        yield lengths.to_numpy(zero_copy_only=False).tobytes()
         yield from _values(values.flatten(), name)
     elif pa.types.is_large_string(kind) or pa.types.is_string(kind) or pa.types.is_string_view(kind):
-        texts = pc.fill_null(values.cast(pa.large_string()), "")
-        yield _whole(pc.binary_length(texts)).tobytes()
-        yield _text(texts)
-    elif pa.types.is_boolean(kind):
-        yield pc.fill_null(values, False).to_numpy(zero_copy_only=False).tobytes()
-    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        filled = pc.fill_null(values, pa.scalar(0, kind)) if values.null_count else values
-        yield np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).tobytes()
+        texts = values if pa.types.is_large_string(kind) else values.cast(pa.large_string())
+        yield from _texts(_without_nulls(texts, ""))
+    elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        yield np.ascontiguousarray(_without_nulls(values, 0).to_numpy(zero_copy_only=False)).tobytes()
     else:
         raise TypeError(f"column {name!r} has type {kind}, which tables do not use")
 
 
 def _nulls(values: pa.Array) -> bytes:
+    if values.null_count == 0:
+        return bytes(-(-len(values) // 8))
     return np.packbits(values.is_null().to_numpy(zero_copy_only=False)).tobytes()
 
 
-def _whole(lengths: pa.Array) -> np.ndarray:
-    return lengths.cast(pa.int64()).to_numpy(zero_copy_only=False)
+def _without_nulls(values: pa.Array, instead: str | int) -> pa.Array:
+    return values if values.null_count == 0 else pc.fill_null(values, pa.scalar(instead).cast(values.type))
 
 
-def _text(texts: pa.Array) -> bytes:
-    """All texts, one behind the other."""
+def _texts(texts: pa.Array) -> Iterator[bytes]:
+    """The lengths of all texts in bytes, and the texts one behind the other."""
     if len(texts) == 0:
-        return b""
+        yield from (b"", b"")
+        return
     _, offsets, content = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return b"" if content is None else memoryview(content)[bounds[0] : bounds[-1]].tobytes()
+    yield np.diff(bounds).tobytes()
+    yield b"" if content is None else memoryview(content)[bounds[0] : bounds[-1]].tobytes()
 
 
 def file_hash(path: Path) -> str:
