@@ -1,4 +1,4 @@
-"""The one place where assets, checks, resources, sensors and jobs meet; the audit's checks are in `audit_defs.py`.
+"""The one place where assets, checks, resources, sensors and jobs meet.
 
 `build_defs` takes overrides so that tests (and other homes) use the same assembly. Loading it imports no torch, jax,
 scanpy or mujoco: those belong to workloads.
@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.operations.audit import audit
 from assets.operations.incident import incident
 from assets.operations.jobs import jobs
 from assets.operations.sensors import build_reconcile_runs
@@ -76,6 +77,7 @@ def build_defs(*, home: Home | None = None, encoders: Path | None = None, **reso
         *(build_base_weights(base) for base in load_bases(bases_file())),
         jobs,
         incident,
+        audit,
     ]
     return dg.Definitions(
         assets=assets,

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import dagster as dg
 import polars as pl
 
-from assets.spatial.benchmark import BENCHMARK, board_markdown
+from assets.spatial.benchmark import BENCHMARK, board_markdown, superseded_methods
 from assets.spatial.keys import CONTROLS, RM_IDEAL, SECTION, SECTION_AS_TARGET, variant_key
 from assets.spatial.variants import EncoderVariant, load_variants
 from defs import build_defs, encoders_file
@@ -139,13 +139,9 @@ def run_demo(home: Home, say: Say) -> bool:
         say(register_section(home, key, path, image=image, replace=True))
     succeeded = fill_here(home, list(DEMO_SECTIONS), (), say)
     if succeeded:
-        board = (
-            TableStore(home.tables)
-            .partition(*partition_key(BENCHMARK.to_user_string(), ""))
-            .frame()
-            .filter(pl.col("simulated"))
-        )
+        store = TableStore(home.tables)
+        board = store.partition(*partition_key(BENCHMARK.to_user_string(), "")).frame().filter(pl.col("simulated"))
         say("\nSpatial benchmark, all layers, mean over both directions (SIMULATED sections):\n")
-        say(board_markdown(board))
+        say(board_markdown(board, superseded_methods(home, store.scan("niche_query"))))
         say("\nLook at it: `make ui`, then http://127.0.0.1:3000/assets (group spatial_demo).")
     return succeeded

@@ -133,7 +133,7 @@ def connect(home: Home) -> duckdb.DuckDBPyConnection:
 def superseded(home: Home, name: str, rows: pl.DataFrame) -> list[str | None]:
     """Why each row of a metric is not what would be computed now, as the view `<name>_status` says; None where it is.
 
-    ``rows`` need not be published yet.
+    ``rows`` need not be published yet. Only for metrics that checkpoints or encoders supersede.
     """
     import duckdb
 

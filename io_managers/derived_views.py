@@ -16,6 +16,13 @@ CASE WHEN r.checkpoint_hash IS NOT NULL AND NOT EXISTS (
       AND c.suite = r.suite AND c.task = r.task AND c.policy = r.policy
 ) THEN 'another checkpoint is chosen now'"""
 
+_NICHE_QUERY = """
+CASE WHEN EXISTS (
+    SELECT 1 FROM lineage l
+    WHERE l.run_id = r.run_id AND l.content_hash = r.data_version AND l.input_asset LIKE 'spatial/niche_query/%'
+      AND NOT EXISTS (SELECT 1 FROM niche_query q WHERE q.data_version = l.input_hash)
+)"""
+
 SUPERSEDED: Mapping[str, str] = {
     "success_rate": f"{_CHECKPOINT} WHEN NOT r.chosen THEN 'another evaluation is chosen now' END",
     "benchmark_policy": f"{_CHECKPOINT} END",
@@ -26,13 +33,8 @@ CASE WHEN r.encoder_artifact IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM encoder e
     WHERE e.method = r.method AND e.seed = r.seed AND e.encoder_artifact = r.encoder_artifact
 ) THEN 'its encoder was fitted again' END""",
-    "benchmark_spatial": """
-CASE WHEN EXISTS (
-    SELECT 1 FROM lineage l
-    WHERE l.asset = 'benchmark/spatial' AND l.run_id = r.run_id AND l.content_hash = r.data_version
-      AND l.input_asset LIKE 'spatial/niche_query/%'
-      AND NOT EXISTS (SELECT 1 FROM niche_query q WHERE q.data_version = l.input_hash AND q.run_id = l.input_run_id)
-) THEN 'a niche query that it averages was computed again' END""",
+    "benchmark_spatial": f"{_NICHE_QUERY} THEN 'a niche query that it averages was computed again' END",
+    "niche_figure": f"{_NICHE_QUERY} THEN 'the niche query that it shows was computed again' END",
 }
 
 """Metric -> the SQL expression, over a row `r` of it, that says why it is superseded."""

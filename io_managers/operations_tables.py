@@ -59,4 +59,18 @@ OPERATIONS_TABLES = (
         ),
         identity=("site", "node", "job", "step"),
     ),
+    TableSchema(
+        "audit",
+        "one finding of an audit",
+        (
+            text("kind", "what it is: changed artifact, edited table, record without event, older input, ..."),
+            text("asset", "asset that it concerns; empty where none is known"),
+            text("partition", "its partition; empty for none"),
+            text("file", "file or database that was looked at; empty where it is no file"),
+            text("found", "what was found"),
+            text("expected", "what was expected"),
+            text("to_do", "what to do"),
+        ),
+        identity=("kind", "asset", "partition", "file"),
+    ),
 )

@@ -25,7 +25,7 @@ from io_managers.tables import TablePartition, TableStore
 from provenance.lineage import FILE
 from provenance.records import Records
 
-METRICS = frozenset({*SUPERSEDED, "benchmark_policy_pairs", "niche_figure"})
+METRICS = frozenset({*SUPERSEDED, "benchmark_policy_pairs"})
 
 _Version = tuple[str, str, str, str]
 

@@ -28,6 +28,7 @@ NOT_REPLAYABLE: Mapping[str, str] = {
     "train_curve": "a log that trainings keep; replay policy/checkpoint/<policy>",
     "lineage": "the record itself",
     "jobs": "a report on the jobs of that moment, made from no input that is kept",
+    "audit": "a report on what was there at that moment, made from no input that is kept",
     "incident": "a report on what a scheduler said at that moment, made from no input that is kept",
 }
 """Tables of which no value can be computed again, and why."""

@@ -10,7 +10,6 @@ import dagster as dg
 import polars as pl
 import pytest
 from audited_home import (
-    ASSETS,
     CHECKPOINT,
     ENCODER,
     ROLLOUTS,
@@ -23,11 +22,9 @@ from audited_home import (
 )
 from click.testing import CliRunner
 
-from assets.operations.audit import build_audit, build_audit_job
-from audit_defs import build_audit_defs
+from assets.operations.audit import audit as audit_asset
+from assets.operations.audit import check_name
 from cli_audit import audit_command
-from defs import build_defs
-from home import Home
 from io_managers.table_io_manager import TableIOManager
 from provenance.audit.audit import audit
 from provenance.audit.bytes_on_disk import SETTLED_NS, Memory
@@ -353,27 +350,16 @@ def test_the_command_prints_blocks_fails_on_findings_and_ignores_kinds_that_it_i
     assert unknown.exit_code == 2 and "changed artifact" in unknown.output
 
 
-def test_the_job_audit_gives_every_asset_a_check_with_its_findings(lab):
+def test_the_asset_audit_has_a_check_for_each_kind_and_notes_its_findings_on_the_assets(lab):
     flip_a_byte(artifact_of(lab, "a"))
-    checks = build_audit(ASSETS)
     tables = TableIOManager(home=str(lab.home.root))
-    definitions = dg.Definitions(
-        assets=ASSETS, asset_checks=[checks], jobs=[build_audit_job(checks)], resources={"tables": tables}
-    )
-    done = definitions.resolve_job_def("audit").execute_in_process(instance=lab.instance)
-    results = {each.asset_key: each for each in done.get_asset_check_evaluations()}
-    assert {key for key, each in results.items() if not each.passed} == {SECTION}
-    assert len(results) == len(ASSETS)
-    assert "| changed artifact | a |" in results[SECTION].metadata["findings"].value
-    assert results[ENCODER].metadata["findings_elsewhere"].value == ["spatial/section"]
-
-
-def test_the_audit_is_a_code_location_of_its_own_so_that_a_materialisation_does_not_run_it(tmp_path):
-    home = Home(tmp_path / "home").ensure()
-    platform, audited = build_defs(home=home), build_audit_defs(home)
-    assets = {key for each in platform.assets for key in each.keys}
-    checked = {each.asset_key for each in audited.resolve_asset_graph().asset_check_keys}
-    assert checked == assets
-    own = {each.name for each in platform.resolve_asset_graph().asset_check_keys}
-    assert own and "audited" not in own
-    assert "audit" in {job.name for job in audited.resolve_all_job_defs()}
+    done = dg.materialize([audit_asset], instance=lab.instance, resources={"tables": tables})
+    assert done.success
+    results = {each.check_name: each for each in done.get_asset_check_evaluations()}
+    assert set(results) == {check_name(kind) for kind in Kind}
+    assert {name for name, each in results.items() if not each.passed} == {"no_changed_artifact"}
+    rows = lab.store.scan("audit")
+    assert rows.select("kind", "asset", "partition").rows() == [("changed artifact", "spatial/section", "a")]
+    noted = lab.instance.fetch_observations(SECTION, limit=1).records[0].asset_observation
+    assert noted.partition == "a" and "| changed artifact | spatial/section [a] |" in noted.metadata["audit"].value
+    assert audit(lab.home, lab.instance, ["operations/*"]).clean

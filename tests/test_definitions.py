@@ -50,7 +50,7 @@ def test_a_variant_is_five_assets_and_a_new_section_is_no_parent_of_its_encoder(
 
 
 def test_loading_the_definitions_imports_nothing_heavy():
-    code = f"import audit_defs, defs, sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    code = f"import defs, sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     loaded = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -66,7 +66,7 @@ def test_science_knows_neither_dagster_nor_duckdb_nor_tables():
 
 def test_nothing_imports_assets_but_what_assembles_them():
     importing = re.compile(r"^\s*(?:import|from) assets\b", re.M)
-    allowed = {"defs.py", "audit_defs.py", "study.py", "task_study.py"}
+    allowed = {"defs.py", "study.py", "task_study.py"}
     files = [
         *ROOT.glob("*.py"),
         *(

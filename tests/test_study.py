@@ -1,6 +1,8 @@
 """The whole spatial stream on simulated sections: filled in here, and by a real backfill of a real daemon."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 import study
+from assets.spatial.benchmark import BENCHMARK
 from assets.spatial.keys import RM_IDEAL, SECTION, variant_key
 from cli import main
 from defs import build_defs
 from home import ROOT, Home
+from io_managers.catalog import connect
 from io_managers.tables import MissingPartition, TableStore
 from materialise import PlanError, built_on_failure, materialise, submit
 from partitions import pair
@@ -186,6 +190,35 @@ def test_an_edited_variant_is_fitted_again_and_its_old_encoder_refused(filled, t
         assert variant_key("encoder", "smooth") in needed
         error = materialise(build_defs(home=filled.home), instance, variant_key("embedding", "smooth"), "a")
     assert error is not None and "encoders.toml changed" in error
+
+
+def test_scores_of_an_encoder_that_was_fitted_again_are_superseded_in_view_table_and_figure(
+    filled, tmp_path, monkeypatch
+):
+    home = Home(tmp_path / "home")
+    shutil.copytree(filled.home.root, home.root)
+    edited = tmp_path / "encoders.toml"
+    edited.write_text(VARIANTS.replace("n_components = 15", "n_components = 5"))
+    for name, value in (home.environment() | {"TRACEBED_ENCODERS": str(edited)}).items():
+        monkeypatch.setenv(name, value)
+
+    def status(table):
+        with connect(home) as connection:
+            query = f"SELECT DISTINCT method, superseded FROM {table}_status WHERE method IN ('smooth', 'recovers')"
+            return dict(connection.execute(query).fetchall())
+
+    assert status("niche_query") == status("niche_figure") == {"smooth": None, "recovers": None}
+    definitions = build_defs(home=home)
+    with dg.DagsterInstance.get() as instance:
+        for key, partition in ((variant_key("encoder", "smooth"), None), (BENCHMARK, None)):
+            assert materialise(definitions, instance, key, partition) is None
+        assert materialise(definitions, instance, variant_key("niche_figure", "smooth"), pair("a", "b")) is None
+        metadata = instance.get_latest_materialization_event(BENCHMARK).asset_materialization.metadata
+    assert "smooth (simulated) (SUPERSEDED)" in metadata["table"].value
+    assert "recovers (simulated) (SUPERSEDED)" not in metadata["table"].value
+    assert status("niche_query") == {"smooth": "its encoder was fitted again", "recovers": None}
+    drawn = [json.loads(path.read_text()) for path in home.jobs.glob("niche_figure-smooth-a-b-*/inputs.json")]
+    assert {each["params"]["superseded"] for each in drawn} == {"", "its encoder was fitted again"}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def main() -> None:
                 f"niche_query has no rows of seed {seed}; choose one of the variant's seeds in encoders.toml"
             )
         method = scores["method"][0]
-        figures = {"maps": _maps(job, method, seed), "layers": _bars(job, scores)}
+        shown = f"{method} (SUPERSEDED: {job.params['superseded']})" if job.params["superseded"] else method
+        figures = {"maps": _maps(job, shown, seed), "layers": _bars(job, scores, shown)}
         rows: list[dict[str, Any]] = []
         metadata: dict[str, Any] = {"seed": seed}
         for kind, png in figures.items():
@@ -90,13 +91,13 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return unit[0] @ unit[1].T
 
 
-def _bars(job: Job, scores: pl.DataFrame) -> bytes:
+def _bars(job: Job, scores: pl.DataFrame, method: str) -> bytes:
     controls = job.input("controls").frame()
     ranked = next(name for name in scores["metric"].unique().sort() if name.startswith("precision_at_"))
     return layer_bars(
         _as_scores(scores),
         {name: _as_scores(controls.filter(pl.col("method") == name)) for name in _CONTROLS_SHOWN},
-        method=scores["method"][0],
+        method=method,
         source=scores["source"][0],
         target=scores["target"][0],
         simulated=bool(scores["simulated"][0]),

@@ -1,93 +1,100 @@
-"""The audit as asset checks: `audited`, on every asset that publishes a table, run by the job `audit` or from the UI.
+"""The audit as an asset: what it found, as a table, with a check for each kind of finding.
 
-What an asset check cannot show is left to `tracebed audit`: orphaned artifacts, which belong to no asset, and a full
-audit, which reads everything again.
+The checks are this asset's, not those of what it audits: Dagster runs all checks of an asset with every materialisation
+of it, each step in a process of its own. What concerns an asset is noted on that asset as an observation.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import dagster as dg
+import polars as pl
+from pydantic import Field
 
-from home import Home
-from io_managers.table_io_manager import TableIOManager
-from io_managers.tables import TableStore
-from provenance.audit.findings import AuditReport, Finding
-from provenance.records import Records
+from io_managers.schemas import table
+from io_managers.table_io_manager import Rows, TableIOManager, materialised
+from provenance.audit.findings import AuditReport, Finding, Kind
 
-AUDITED = "audited"
+AUDIT = dg.AssetKey(["operations", "audit"])
 _SHOWN = 50
+_WARNINGS = {Kind.OLDER_INPUT, Kind.ORPHAN_ARTIFACT}
 
 
-def build_audit(assets: Sequence[dg.AssetsDefinition]) -> dg.AssetChecksDefinition:
-    """The check `audited` of these assets; any of them can be run alone."""
-    specs = [
-        dg.AssetCheckSpec(
-            AUDITED,
-            asset=key,
-            description="lineage records, Dagster's event log, tables, artifacts and source files tell the same",
-        )
-        for key in sorted(key for each in assets for key in each.keys)
-    ]
+class AuditConfig(dg.Config):
+    """What is audited, and how."""
 
-    @dg.multi_asset_check(name=AUDITED, specs=specs, can_subset=True)
-    def audited(context: dg.AssetCheckExecutionContext, tables: dg.ResourceParam[TableIOManager]):
-        """Incremental: a file whose stat is as it was when it was hashed is not read again."""
-        keys = {each.asset_key for each in context.selected_asset_check_keys}
-        yield from results(Home(Path(tables.home)), context.instance, keys)
-
-    return audited
+    selection: list[str] = Field([], description="assets, prefixes or globs; empty: everything, and orphans")
+    full: bool = Field(False, description="read every byte again, also of files whose stat is unchanged")
 
 
-def build_audit_job(checks: dg.AssetChecksDefinition):
-    """The job `audit`: every asset, in one process."""
-    return dg.define_asset_job(
-        "audit",
-        selection=dg.AssetSelection.checks(checks),
-        executor_def=dg.in_process_executor,
-        description="Hold lineage records, event log, tables and bytes against each other, incrementally.",
-    )
+def check_name(kind: Kind) -> str:
+    """The check that a kind of finding fails."""
+    return f"no_{kind.replace(' ', '_')}"
 
 
-def results(home: Home, instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]) -> Iterator[dg.AssetCheckResult]:
-    """One audit of these assets and what they stand on; a result for each."""
-    from provenance.audit.audit import audit
+@dg.asset(
+    key=AUDIT,
+    io_manager_key="tables",
+    group_name="operations",
+    kinds={"parquet"},
+    code_version="1",
+    description=(
+        "Lineage records, Dagster's event log, tables, artifacts and source files held against each other, "
+        "incrementally. `tracebed audit` says the same at once."
+    ),
+    check_specs=[
+        dg.AssetCheckSpec(check_name(kind), asset=AUDIT, description=f"the audit found: {kind}, nowhere")
+        for kind in Kind
+    ],
+)
+def audit(context: dg.AssetExecutionContext, config: AuditConfig, tables: dg.ResourceParam[TableIOManager]):
+    """One row a finding."""
+    from provenance.audit.audit import audit as hold
 
-    names = {key.to_user_string(): key for key in keys}
-    known = [name for name in Records(TableStore(home.tables)).assets() if name in names]
-    report = audit(home, instance, known) if known else None
-    for name, key in sorted(names.items()):
-        findings = report.of(name) if report is not None else ()
-        metadata = _metadata(report, name, findings) if report is not None and name in known else {}
-        yield dg.AssetCheckResult(
-            asset_key=key,
-            check_name=AUDITED,
-            passed=not findings,
-            severity=dg.AssetCheckSeverity.ERROR,
-            description=None if name in known else "nothing was published yet",
-            metadata=metadata,
-        )
-
-
-def _metadata(report: AuditReport, name: str, findings: Sequence[Finding]) -> dict[str, Any]:
-    upstream = sorted({each.asset for each in report.findings} - {name})
-    return {
-        "findings": dg.MetadataValue.md(findings_markdown(findings) if findings else "none"),
+    report = hold(tables.home_folders(), context.instance, config.selection, full=config.full)
+    for observation in observations(report):
+        context.log_event(observation)
+    rows = [asdict(each) | {"kind": str(each.kind)} for each in report.findings]
+    schema = {column.name: column.dtype for column in table("audit").columns}
+    metadata = {
+        "findings": dg.MetadataValue.md(findings_markdown(report.findings)),
         "not_checked": [f"{each.n} {each.what}: {each.reason}" for each in report.not_checked],
-        "findings_elsewhere": upstream,
-        "records": report.counts.records,
-        "bytes_hashed": report.counts.bytes_hashed,
-        "bytes_unchanged": report.counts.bytes_unchanged,
+        **{name: number for name, number in asdict(report.counts).items()},
     }
+    return materialised(Rows(pl.DataFrame(rows, schema=schema)), metadata, list(_checks(report)))
+
+
+def _checks(report: AuditReport) -> Iterator[dg.AssetCheckResult]:
+    for kind in Kind:
+        found = [each.subject for each in report.findings if each.kind == kind]
+        yield dg.AssetCheckResult(
+            check_name=check_name(kind),
+            passed=not found,
+            severity=dg.AssetCheckSeverity.WARN if kind in _WARNINGS else dg.AssetCheckSeverity.ERROR,
+            metadata={"found": found[:_SHOWN], "n": len(found)},
+        )
+
+
+def observations(report: AuditReport) -> Iterator[dg.AssetObservation]:
+    """What was found of each asset and partition, to be shown among its own events."""
+    for asset, partition in sorted({(each.asset, each.partition) for each in report.findings if each.asset}):
+        own = [each for each in report.of(asset) if each.partition == partition]
+        yield dg.AssetObservation(
+            asset_key=dg.AssetKey(asset.split("/")),
+            partition=partition or None,
+            description=f"the audit found: {', '.join(sorted({str(each.kind) for each in own}))}",
+            metadata={"audit": dg.MetadataValue.md(findings_markdown(own))},
+        )
 
 
 def findings_markdown(findings: Sequence[Finding]) -> str:
     """Findings as a table for the UI."""
-    lines = ["| kind | partition | found | expected | what to do | file |", "|---|---|---|---|---|---|"]
+    if not findings:
+        return "none"
+    lines = ["| kind | what | found | expected | what to do | file |", "|---|---|---|---|---|---|"]
     for each in findings[:_SHOWN]:
-        cells = (each.kind, each.partition, each.found, each.expected, each.to_do, each.file)
+        cells = (each.kind, each.subject, each.found, each.expected, each.to_do, each.file)
         lines.append("| " + " | ".join(str(cell).replace("|", " to ").replace("\n", " ") for cell in cells) + " |")
     if len(findings) > _SHOWN:
-        lines.append(f"| and {len(findings) - _SHOWN} more, which `tracebed audit` lists | | | | | |")
+        lines.append(f"| and {len(findings) - _SHOWN} more, in the table `audit` | | | | | |")
     return "\n".join(lines)

@@ -1,11 +1,15 @@
 """The spatial leaderboard: every method and control over all pairs that exist."""
 
+from collections.abc import Collection
+
 import dagster as dg
 import polars as pl
 
 from assets.spatial.keys import CONTROLS, variant_key
 from assets.spatial.variants import EncoderVariant
-from io_managers.table_io_manager import SKIP_MISSING, Rows, materialised
+from home import Home
+from io_managers.catalog import superseded
+from io_managers.table_io_manager import SKIP_MISSING, Rows, TableIOManager, materialised
 from io_managers.tables import TablePartition
 
 BENCHMARK = dg.AssetKey(["benchmark", "spatial"])
@@ -31,10 +35,19 @@ def build_benchmark(variants: tuple[EncoderVariant, ...]) -> dg.AssetsDefinition
         check_specs=[
             dg.AssetCheckSpec(
                 "controls_present", asset=BENCHMARK, description="every pair of a method has its controls"
-            )
+            ),
+            dg.AssetCheckSpec(
+                "none_superseded",
+                asset=BENCHMARK,
+                description="every score is of the encoder that is fitted now; methods refitted since are named",
+            ),
         ],
     )
-    def benchmark_spatial(context: dg.AssetExecutionContext, **queries: dict[str, TablePartition]):
+    def benchmark_spatial(
+        context: dg.AssetExecutionContext,
+        tables: dg.ResourceParam[TableIOManager],
+        **queries: dict[str, TablePartition],
+    ):
         rows = [each.frame() for partitions in queries.values() for each in partitions.values()]
         if not rows:
             raise dg.Failure("no niche query exists yet; materialise niche_query/* first", allow_retries=False)
@@ -45,14 +58,18 @@ def build_benchmark(variants: tuple[EncoderVariant, ...]) -> dg.AssetsDefinition
         }
         without = sorted(set().union(*pairs.values()) - pairs["controls"])
         missing = _missing(pairs)
+        old = superseded_methods(tables.home_folders(), every)
         return materialised(
             Rows(board),
             {
-                "table": dg.MetadataValue.md(board_markdown(board)),
+                "table": dg.MetadataValue.md(board_markdown(board, old)),
                 "pairs": len(set().union(*pairs.values())),
                 "pairs_missing": dg.MetadataValue.json(missing),
             },
-            [dg.AssetCheckResult(check_name="controls_present", passed=not without, metadata={"without": without})],
+            [
+                dg.AssetCheckResult(check_name="controls_present", passed=not without, metadata={"without": without}),
+                dg.AssetCheckResult(check_name="none_superseded", passed=not old, metadata={"superseded": sorted(old)}),
+            ],
         )
 
     return benchmark_spatial
@@ -72,8 +89,14 @@ def leaderboard(queries: pl.DataFrame) -> pl.DataFrame:
     return board.sort("simulated", "metric", "layer", "mean", "method", descending=[False, False, False, True, False])
 
 
-def board_markdown(board: pl.DataFrame) -> str:
-    """The all-layer rows of a leaderboard as a Markdown table, one row a method."""
+def superseded_methods(home: Home, queries: pl.DataFrame) -> set[str]:
+    """Methods of which some score is of an encoder that was fitted again since."""
+    reasons = superseded(home, "niche_query", queries)
+    return {method for method, reason in zip(queries["method"], reasons, strict=True) if reason is not None}
+
+
+def board_markdown(board: pl.DataFrame, old: Collection[str]) -> str:
+    """The all-layer rows of a leaderboard as a Markdown table, one row a method; ``old`` ones are called superseded."""
     every = board.filter(pl.col("layer") == "all")
     metrics = sorted(every["metric"].unique())
     queries = every.group_by("method", "simulated", "hops", "iterations").agg(n=pl.col("n_queries").max())
@@ -87,6 +110,7 @@ def board_markdown(board: pl.DataFrame) -> str:
     lines = [head + " | ".join(metrics) + " |", "|---|---|---:|---:|" + "---:|" * len(metrics)]
     for row in wide.iter_rows(named=True):
         note = (" (control)" if row["control"] else "") + (" (simulated)" if row["simulated"] else "")
+        note += " (SUPERSEDED)" if row["method"] in old else ""
         cells = ["" if row[metric] is None else f"{row[metric]:.3f}" for metric in metrics]
         reference = f"{row['hops']}, {row['iterations']}"
         lines.append(

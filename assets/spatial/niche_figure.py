@@ -4,7 +4,8 @@ import dagster as dg
 
 from assets.spatial.keys import CONTROLS, RM_IDEAL, SECTION, SECTION_AS_TARGET, variant_key
 from assets.spatial.variants import EncoderVariant
-from io_managers.table_io_manager import materialised
+from io_managers.catalog import superseded
+from io_managers.table_io_manager import TableIOManager, materialised
 from io_managers.tables import TablePartition
 from partitions import PAIRS
 from resources.compute.compute import Compute
@@ -47,6 +48,7 @@ def build_niche_figure(variant: EncoderVariant) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         config: NicheFigureConfig,
         compute: Compute,
+        tables: dg.ResourceParam[TableIOManager],
         rm_ideal: TablePartition,
         section: TablePartition,
         section_as_target: TablePartition,
@@ -55,6 +57,7 @@ def build_niche_figure(variant: EncoderVariant) -> dg.AssetsDefinition:
         niche_query: TablePartition,
         controls: TablePartition,
     ):
+        reasons = set(superseded(tables.home_folders(), "niche_query", niche_query.frame())) - {None}
         result = yield from compute.run(
             context,
             "workloads.niche_figure",
@@ -67,7 +70,11 @@ def build_niche_figure(variant: EncoderVariant) -> dg.AssetsDefinition:
                 "niche_query": niche_query,
                 "controls": controls,
             },
-            params={"seed": variant.seeds[0] if config.seed is None else config.seed, "layers": config.layers},
+            params={
+                "seed": variant.seeds[0] if config.seed is None else config.seed,
+                "layers": config.layers,
+                "superseded": ", ".join(sorted(map(str, reasons))),
+            },
         )
         yield materialised(result.rows, result.metadata, result.checks)
 

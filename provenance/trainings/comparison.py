@@ -170,6 +170,9 @@ def _of_rates(home: Home, a: Training, b: Training, rates: pl.DataFrame) -> Iter
     except StatisticsError as error:
         yield f"success {told}; no paired test: {error}"
         return
+    if test.only_a == test.only_b == 0:
+        yield f"success {told}: on {test.n_shared} shared seeds nothing tells them apart"
+        return
     verdict = "more than chance explains" if test.p < 0.05 else "which chance explains"
     yield (
         f"success {told}: on {test.n_shared} shared seeds only the first solved {test.only_a} and only the second "

@@ -164,7 +164,9 @@ def _tell_checkpoint(nodes: Sequence[Node]) -> str:
     trained = f" Its training: {'; before that, '.join(attempts)}." if attempts else ""
     acted = "The policy that acted in them" if len(nodes) == 1 else f"The {len(nodes)} policies that acted in them"
     verb = "is the checkpoint" if len(nodes) == 1 else "are checkpoints"
-    return f"{acted} {verb} {told or _named(nodes)}.{trained}{origin}"
+    base = _facts(nodes, "base weights")
+    weights = f" Where its weights began is {base}." if base else ""
+    return f"{acted} {verb} {told or _named(nodes)}.{trained}{weights}{origin}"
 
 
 def _tell_demonstrations(nodes: Sequence[Node]) -> str:
