@@ -163,15 +163,15 @@ def _tell_checkpoint(nodes: Sequence[Node]) -> str:
     attempts = [each.text for node in nodes for each in node.facts if each.label == "attempt"]
     trained = f" Its training: {'; before that, '.join(attempts)}." if attempts else ""
     acted = "The policy that acted in them" if len(nodes) == 1 else f"The {len(nodes)} policies that acted in them"
-    verb = "is the checkpoint" if len(nodes) == 1 else "are checkpoints"
+    verb = "is this checkpoint:" if len(nodes) == 1 else "are these checkpoints:"
     base = _facts(nodes, "base weights")
-    weights = f" Where its weights began is {base}." if base else ""
+    weights = f" Where its weights began: {base}." if base else ""
     return f"{acted} {verb} {told or _named(nodes)}.{trained}{weights}{origin}"
 
 
 def _tell_demonstrations(nodes: Sequence[Node]) -> str:
     told = _facts(nodes, "demonstrations") or _named(nodes)
-    return f"What it was trained from are demonstrations of an expert: {told}."
+    return f"It was trained on demonstrations of an expert: {told}."
 
 
 def _tell_rm_ideal(nodes: Sequence[Node]) -> str:
