@@ -32,15 +32,22 @@ def runs_compare(home: Home, a: str, b: str) -> None:
 
 @click.command(name="gc")
 @click.option("--apply", is_flag=True, help="Remove it; without this nothing is removed.")
-@click.option("--older-than", "hours", default=24.0, show_default=True, help="Leave alone what is younger, in hours.")
+@click.option(
+    "--older-than",
+    "hours",
+    default=24.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Leave alone what is younger, in hours.",
+)
 @click.pass_obj
 def gc_command(home: Home, apply: bool, hours: float) -> None:
     """List what nothing refers to: old versions and artifacts that no kept number reaches.
 
     The newest version of everything and every version of a metric are kept, with all that their lineage leads to.
-    Jobs, trainings and episodes are left alone.
+    Jobs, trainings and episodes are left alone; nothing is removed while runs or jobs are under way.
     """
-    from provenance.garbage import find_garbage, remove
+    from provenance.garbage import find_garbage, remove, under_way
 
     found = find_garbage(home, 3600.0 * hours)
     for each in found:
@@ -49,5 +56,13 @@ def gc_command(home: Home, apply: bool, hours: float) -> None:
     if not apply:
         click.echo(f"{total}; nothing was removed (--apply removes them)")
         return
+    import dagster as dg
+
+    with dg.DagsterInstance.get() as instance:
+        if busy := under_way(home, instance):
+            listed = "\n".join(f"  - {each}" for each in busy)
+            raise click.ClickException(
+                f"nothing was removed: what is under way may read it; try again when it has ended:\n{listed}"
+            )
     remove(home, found)
     click.echo(f"{total}, removed")

@@ -98,7 +98,7 @@ def weights_compare(home: Home, a: str, b: str, every: bool) -> None:
     required=True,
     multiple=True,
     metavar="NAME_OR_PATH ...",
-    help="Bases, paths, or NAME=PATH; several.",
+    help="Bases, paths, or NAME=PATH; several, after CHECKPOINT.",
 )
 @click.option("--claimed", metavar="NAME", help="The candidate that it is said to come from, or scratch.")
 @click.option(

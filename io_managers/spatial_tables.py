@@ -145,7 +145,7 @@ SPATIAL_TABLES = (
             integer("iterations", "Weisfeiler-Lehman iterations of the reference"),
             flag("simulated", "true where a section is simulated"),
         ),
-        identity=("source", "target", "method", "seed", "layer", "metric"),
+        identity=("source", "target", "method", "seed", "layer", "metric", "simulated", "hops", "iterations"),
     ),
     TableSchema(
         "niche_figure",
@@ -179,6 +179,6 @@ SPATIAL_TABLES = (
             integer("n_seeds", "seeds"),
             integer("n_queries", "query spots over all pairs of one seed", "spots"),
         ),
-        identity=("method", "layer", "metric"),
+        identity=("method", "layer", "metric", "simulated", "hops", "iterations"),
     ),
 )

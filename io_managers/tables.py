@@ -19,6 +19,7 @@ from pathlib import Path
 
 import polars as pl
 
+from files import write_whole
 from io_managers.content import content_hash
 from io_managers.parquet_bytes import Unreadable, read_metadata, read_parquet, without_stamps
 from io_managers.publish import publish_file
@@ -260,7 +261,7 @@ def _link(source: Path, kept: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
             raise
-        shutil.copyfile(source, kept)  # a file system without hard links
+        write_whole(kept, lambda draft: shutil.copyfile(source, draft))  # a file system without hard links
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -1,8 +1,8 @@
 """What nothing refers to: old versions and artifacts that no kept number reaches.
 
 Kept are the newest version of every partition, every version of a metric (somebody may have printed it), and whatever
-their lineage leads to. Nothing is removed while a record of that lineage is lost, or as long as it is so young that a
-run may not have published its rows yet. Jobs, trainings and episodes are left alone.
+their lineage leads to. Nothing is removed while a record of that lineage is lost or a run is under way (it may read an
+old version, or not have published its rows yet), nor what is young. Jobs, trainings and episodes are left alone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from files import DRAFT_PREFIX
 from home import Home
@@ -24,8 +23,15 @@ from io_managers.schemas import TABLES
 from io_managers.tables import TablePartition, TableStore
 from provenance.lineage import FILE
 from provenance.records import Records
+from resources.compute.job_directory import open_jobs
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 METRICS = frozenset({*SUPERSEDED, "benchmark_policy_pairs"})
+
+_REPLAY_S = 24 * 3600.0
+"""How long the scratch of a replay that shows no sign of life is left alone, whatever was asked for."""
 
 _Version = tuple[str, str, str, str]
 
@@ -77,9 +83,19 @@ def find_garbage(home: Home, older_than_s: float = 24 * 3600.0) -> list[Garbage]
     found += [
         Garbage(folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()), "scratch of a replay")
         for folder in sorted((home.root / "scratch").glob("*"))
-        if is_old(folder)
+        if max(each.stat().st_mtime for each in (folder, *folder.rglob("*"))) < min(youngest, time.time() - _REPLAY_S)
     ]
     return found
+
+
+def under_way(home: Home, instance: dg.DagsterInstance) -> list[str]:
+    """Runs and jobs that are not over, in words: while there are any, nothing may be removed."""
+    import dagster as dg
+
+    over = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    wanted = dg.RunsFilter(statuses=[each for each in dg.DagsterRunStatus if each not in over])
+    runs = [f"run {each.run_id} ({each.status.value})" for each in instance.get_runs(wanted, limit=10)]
+    return runs + [f"job {each.path.name}" for each in open_jobs(home.jobs)[:10]]
 
 
 def remove(home: Home, garbage: Sequence[Garbage]) -> None:
@@ -88,7 +104,7 @@ def remove(home: Home, garbage: Sequence[Garbage]) -> None:
         if each.path.is_dir():
             shutil.rmtree(each.path)
         else:
-            each.path.unlink()
+            each.path.unlink(missing_ok=True)
     for folder in (home.tables, home.artifacts):
         sweep(folder)
 
@@ -128,8 +144,8 @@ def _artifacts(kept: Sequence[TablePartition]) -> set[str]:
     """The names of all artifacts that rows of these versions point to."""
     names: set[str] = set()
     for each in kept:
-        columns = [column for column in pl.read_parquet_schema(each.address) if column.endswith("_artifact")]
-        if columns:
-            rows = pl.read_parquet(each.address, columns=columns, hive_partitioning=False)
-            names.update(name for column in columns for name in rows[column].drop_nulls())
+        rows = each.stamped()
+        names.update(
+            name for column in rows.columns if column.endswith("_artifact") for name in rows[column].drop_nulls()
+        )
     return names

@@ -10,13 +10,14 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from io_managers.parquet_bytes import Unreadable, read_parquet
 from io_managers.tables import DamagedPartition, TableStore
 from provenance.lineage import Input, Record, record_folder
 
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _RUN_FOLDER = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -48,8 +49,9 @@ class Records:
         return same[-1] if same else None
 
     def at(self, asset: str, partition: str, when: str) -> Record:
-        """The newest record at a moment (ISO 8601; without a time zone it is UTC), or the record of a run (its id, or
-        the beginning of it).
+        """The newest record at a moment, or the record of a run (its id, or the beginning of it).
+
+        A moment is ISO 8601, UTC where it names no zone; a day means its end.
 
         Raises
         ------
@@ -109,12 +111,14 @@ class Records:
 
 def _moment(when: str) -> datetime | None:
     """The moment that a text names, or None where it names none."""
-    from datetime import UTC
-
+    if _DAY.match(when) is None:
+        return None
     try:
         moment = datetime.fromisoformat(when)
     except ValueError:
         return None
+    if len(when) == len("2026-01-31"):  # a day: what was published on it counts
+        moment += timedelta(days=1)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 import polars as pl
 
 from io_managers.columns import TableSchema
 from io_managers.content import content_hash
 from io_managers.schemas import table
+
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 class Ambiguous(ValueError):
@@ -36,6 +39,9 @@ class Selection:
     def of(self, name: str, frame: pl.DataFrame) -> Selection:
         """The rows of another table's ``frame`` that these rows stand on."""
         other = table(name)
+        if self.rows.is_empty():
+            return Selection(other, frame.clear())
+        frame = self._of_either(other, frame)
         shared = [column for column in self.schema.identity if column in other.identity]
         shared = [column for column in shared if column in self.rows.columns and column in frame.columns]
         # A control has no checkpoint: a column that is null in every selected row selects nothing and is left out.
@@ -45,15 +51,30 @@ class Selection:
         wanted = self.rows.select(shared).unique()
         return Selection(other, frame.join(wanted, on=shared, how="semi", nulls_equal=True))
 
+    def _of_either(self, other: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
+        """A row about two things (`policy_a`, `policy_b`) stands on the rows of either."""
+        for column in other.identity:
+            pair = [f"{column}_a", f"{column}_b"]
+            if set(pair) <= set(self.schema.identity) and column in frame.columns:
+                either = {value for each in pair for value in self.rows[each].to_list()}
+                frame = frame.filter(pl.col(column).is_in(either))
+        return frame
+
     def missing_in(self, frame: pl.DataFrame) -> bool:
-        """Whether ``frame`` (of the same table) lacks some of these rows."""
-        identity = [column for column in self.schema.identity if column in frame.columns]
+        """Whether ``frame`` (of the same table) lacks some of these rows, as they are; which one is chosen aside."""
         if self.rows.is_empty():
             return True
-        return not self.rows.join(frame.select(identity), on=identity, how="anti", nulls_equal=True).is_empty()
+        shared = [
+            column
+            for column in self.rows.columns
+            if column in frame.columns and column != "chosen" and not isinstance(self.rows[column].dtype, pl.List)
+        ]
+        return not self.rows.join(frame.select(shared), on=shared, how="anti", nulls_equal=True).is_empty()
 
     def difference(self, frame: pl.DataFrame) -> str:
         """What differs between these rows and the same ones in ``frame``, in words; empty where nothing does."""
+        if self.rows.is_empty():
+            return ""
         others = self.of(self.schema.name, frame).rows
         if others.is_empty():
             return "its rows are no longer there"
@@ -106,7 +127,9 @@ def _values(column: pl.Series) -> str:
 
 def _reads_as(column: pl.Series, wanted: str) -> pl.Series:
     if column.dtype == pl.Boolean:
-        return column == (wanted.lower() in ("true", "1", "yes"))
+        if wanted.lower() not in _FLAGS:
+            raise Ambiguous(f"column {column.name} holds true or false, found {wanted!r}")
+        return column == _FLAGS[wanted.lower()]
     if column.dtype.is_float():
         try:
             return (column - float(wanted)).abs() <= 0.5 * 10 ** -_decimals(wanted)
@@ -122,4 +145,5 @@ def _reads_as(column: pl.Series, wanted: str) -> pl.Series:
 
 def _decimals(text: str) -> int:
     """Digits behind the point: a rate that a paper prints as 0.85 is found by 0.85."""
-    return len(text.partition(".")[2]) if "." in text else 0
+    exponent = Decimal(text).as_tuple().exponent
+    return -exponent if isinstance(exponent, int) else 0

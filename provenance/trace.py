@@ -164,7 +164,7 @@ def trace_row(home: Home, name: str, where: Mapping[str, str]) -> Trace:
     if name not in TABLES:
         raise UnknownValue(f"there is no table {name!r}; the tables are {', '.join(sorted(TABLES))}")
     found: dict[str, TablePartition] = {}
-    for version in sorted(store.every_version(name), key=lambda each: each.address.stat().st_mtime_ns):
+    for version in _values_of(store, name):
         frame = version.stamped()
         rows = matching(name, frame, where)
         identity = [column for column in TABLES[name].identity if column in rows.columns]
@@ -178,6 +178,23 @@ def trace_row(home: Home, name: str, where: Mapping[str, str]) -> Trace:
     (reference,) = found.values()
     narrowed = {column: text for column, text in where.items() if column not in ("run_id", "data_version")}
     return _Tracer(home).version(reference, narrowed)
+
+
+def _values_of(store: TableStore, name: str) -> list[TablePartition]:
+    """Every version of a table, the newest last.
+
+    Raises
+    ------
+    UnknownValue
+        For a table that other assets write into beside their own: its rows are no values.
+    """
+    versions = sorted(store.every_version(name), key=lambda each: each.address.stat().st_mtime_ns)
+    if strange := sorted({each.asset for each in versions if table_of(each.asset)[0] != name}):
+        raise UnknownValue(
+            f"rows of table {name!r} are no values of their own: they are records of {', '.join(strange[:5])}, which "
+            "can be traced"
+        )
+    return versions
 
 
 def _told(row: Mapping[str, Any]) -> str:
@@ -257,7 +274,10 @@ class _Tracer:
         selection = child.of(name, frame) if frame is not None else None
         if selection is not None:
             node.n_rows = selection.rows.height
-            node.facts = facts_of(self._home, name, selection.rows, node.address, node.record)
+            try:
+                node.facts = facts_of(self._home, name, selection.rows, node.address, node.record)
+            except (DamagedPartition, ValueError) as problem:
+                node.problems.append(f"what else is known of it cannot be read: {problem}")
         if name in TABLES:
             self._hold_against_newest(node, name, key, selection)
         if node.record is not None:
@@ -297,7 +317,24 @@ class _Tracer:
                 others = []
             if here is not None and not here.rows.is_empty():
                 node.inputs.append(Edge(self._visit(_Wanted.input(each), here), CARRIED))
-        node.inputs += [Edge(self._visit(_Wanted.input(each), selection), READ) for each in others]
+        standing = [each for each in others if self._stands_on(each, selection)]
+        if len(standing) < len(others):
+            n = len(others) - len(standing)
+            node.facts.append(Fact("also read", f"{n} inputs that hold nothing of these rows"))
+        node.inputs += [Edge(self._visit(_Wanted.input(each), selection), READ) for each in standing]
+
+    def _stands_on(self, each: Input, selection: Selection) -> bool:
+        """Whether an input holds any row that these stand on; one that cannot be read is followed, to say so."""
+        if each.asset == FILE:
+            return True
+        name, key = partition_key(each.asset, each.partition)
+        if name not in TABLES:
+            return True
+        try:
+            frame = self._rows(self._store.version(name, key, each.content_hash, each.run_id))
+        except (FileNotFoundError, DamagedPartition):
+            return True
+        return frame.is_empty() or not selection.of(name, frame).rows.is_empty()
 
     def _carried(self, earlier: Input, selection: Selection) -> tuple[Selection | None, bool]:
         """The rows that were there before, and whether that is all of them."""

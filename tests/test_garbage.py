@@ -12,9 +12,10 @@ from home import Home
 from io_managers.artifacts import ArtifactStore
 from io_managers.tables import TableStore
 from partitions import add_section_key, pair
-from provenance.garbage import LostLineage, find_garbage, remove
+from provenance.garbage import LostLineage, find_garbage, remove, under_way
 from provenance.lineage import Origin, record
 from provenance.trace import trace
+from resources.compute.job_directory import JobDirectory
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +99,27 @@ def test_nothing_is_called_garbage_while_a_record_is_lost(home):
         find_garbage(home, older_than_s=-1)
 
 
-def test_the_scratch_of_a_replay_that_died_is_garbage(home):
+def test_the_scratch_of_a_replay_is_garbage_once_nothing_in_it_has_changed_for_a_day(home):
     scratch = home.root / "scratch" / "replay-1"
     scratch.mkdir(parents=True)
     (scratch / "file").write_text("1234")
-    (found,) = [each for each in find_garbage(home, older_than_s=-1) if "scratch" in each.what]
+    os.utime(scratch, (0, 0))
+    assert not [each for each in find_garbage(home, older_than_s=0) if "scratch" in each.what]
+    os.utime(scratch / "file", (0, 0))
+    os.utime(scratch, (0, 0))
+    (found,) = [each for each in find_garbage(home, older_than_s=0) if "scratch" in each.what]
     assert found.size_bytes == 4
     remove(home, [found])
     assert not scratch.exists()
+
+
+def test_nothing_is_removed_while_a_run_or_a_job_is_under_way(home, filled):
+    assert under_way(home, filled.instance) == []
+    job = JobDirectory(home.jobs / "a-job")
+    job.path.mkdir(parents=True)
+    job.mark_open()
+    assert under_way(home, filled.instance) == ["job a-job"]
+    job.mark_closed()
+    run = filled.instance.create_run_for_job(dg.job(name="waits")(lambda: None))
+    assert under_way(home, filled.instance) == [f"run {run.run_id} (NOT_STARTED)"]
+    filled.instance.delete_run(run.run_id)

@@ -10,6 +10,7 @@ import pytest
 from small_platform import Platform, mirror, rm_ideal, section, spot
 
 from home import Home
+from io_managers.catalog import connect
 from io_managers.content import content_hash
 from partitions import add_section_key, pair
 from provenance.lineage import Input, Origin, record, write_record
@@ -236,3 +237,70 @@ def test_the_time_of_a_past_value_may_carry_a_time_zone(platform):
     assert records.at("spatial/section", "b", moment.isoformat()) == b
     assert records.at("spatial/section", "b", moment.replace(tzinfo=None).isoformat()) == b
     assert isinstance(b.recorded_at, datetime)
+
+
+def test_an_input_without_any_of_the_rows_is_not_followed_and_its_change_supersedes_nothing(platform):
+    """A leaderboard of two methods: the score of one leads to its own queries only."""
+    from io_managers.schemas import table
+
+    def frame(name, **columns):
+        every = table(name).columns
+        plain = {pl.String: "x", pl.Int64: 1, pl.Float64: 0.5, pl.Boolean: False}
+        row = {column.name: None if column.nullable else plain[type(column.dtype)] for column in every}
+        rows = [{**row, **dict(zip(columns, values, strict=True))} for values in zip(*columns.values(), strict=True)]
+        return pl.DataFrame(rows, schema={column.name: column.dtype for column in every})
+
+    def publish(name, key, asset, partition, rows, run, inputs=()):
+        done = platform.store.publish(name, key, rows, asset=asset, partition=partition, run_id=run)
+        record(platform.store, done, [Input.of(each) for each in inputs], Origin("1"))
+        return done
+
+    def query(method, value, run):
+        rows = frame("niche_query", method=[method], layer=["all"], metric=["A"], value=[value])
+        return publish("niche_query", (method, "a", "b"), f"spatial/niche_query/{method}", "a|b", rows, run)
+
+    queries = [query(method, 0.5, "run-1") for method in ("pca", "staig")]
+    board = frame("benchmark_spatial", method=["pca", "staig"], layer=["all"] * 2, metric=["A"] * 2)
+    publish("benchmark_spatial", ("all",), "benchmark/spatial", "", board, "run-2", queries)
+    query("staig", 0.7, "run-3")
+    pca, staig = (trace(platform.home, "benchmark/spatial", where={"method": method}) for method in ("pca", "staig"))
+    assert {each.asset for each in pca.nodes.values()} == {"benchmark/spatial", "spatial/niche_query/pca"}
+    assert not pca.superseded and staig.superseded == ["spatial/niche_query/staig [a|b]: value changed"]
+    said = [fact.text for fact in pca.nodes[pca.root].facts if fact.label == "also read"]
+    assert said == ["1 inputs that hold nothing of these rows"]
+    with connect(platform.home) as connection:
+        status = dict(connection.execute("SELECT method, superseded FROM benchmark_spatial_status").fetchall())
+    assert status == {"pca": None, "staig": "a niche query that it averages was computed again"}
+
+
+def test_rows_that_were_computed_again_lead_to_their_new_inputs_and_not_to_the_old_ones(platform):
+    from io_managers.schemas import table
+
+    schema = {column.name: column.dtype for column in table("success_rate").columns}
+    asset, key = "policy/success_rate/bc_rnn", ("bc_rnn", "open.Lift")
+    earlier = None
+    for run, rate in (("run-1", 0.5), ("run-2", 0.75)):
+        source = platform.home.root / f"{run}.txt"
+        source.write_text(run)
+        rows = pl.DataFrame([rates("e1", "c1", chosen=True, rate=rate)], schema=schema)
+        inputs = [Input("file", str(source), "0" * 64, None, str(source))] + ([Input.of(earlier)] if earlier else [])
+        earlier = platform.store.publish("success_rate", key, rows, asset=asset, partition="open.Lift", run_id=run)
+        record(platform.store, earlier, inputs, Origin("1"))
+    found = trace(platform.home, asset, "open.Lift")
+    read = [edge.node for edge in found.nodes[found.root].inputs if edge.how != CARRIED]
+    assert len(read) == 1 and "run-2.txt" in read[0]
+
+
+def test_a_value_is_named_exactly(platform):
+    with pytest.raises(Ambiguous, match="holds true or false, found 'maybe'"):
+        trace(platform.home, "spatial/section", "a", where={"simulated": "maybe"})
+    with pytest.raises(Ambiguous, match="no row"):
+        trace(platform.home, "spatial/section", "a", where={"sum_umi": "9.4e0"})
+    assert trace(platform.home, "spatial/section", "a", where={"sum_umi": "9e0", "simulated": "yes"}).value.height == 1
+    with pytest.raises(UnknownValue, match="are no values of their own"):
+        trace_row(platform.home, "lineage", {"partition": "a"})
+
+
+def test_a_day_means_its_end(platform):
+    (b,) = Records(platform.store).of("spatial/section", "b")
+    assert Records(platform.store).at("spatial/section", "b", f"{b.recorded_at:%Y-%m-%d}") == b

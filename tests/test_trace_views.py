@@ -292,7 +292,7 @@ def test_a_browser_prints_it_on_paper(tmp_path):
 def test_every_published_table_of_a_trace_is_explained():
     from io_managers.schemas import TABLES
 
-    records = {"jobs", "incident", "lineage", "train_curve"}
+    records = {"audit", "jobs", "incident", "lineage", "train_curve"}
     assert set(KINDS) - {"file"} == set(TABLES) - records
 
 

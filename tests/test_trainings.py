@@ -145,7 +145,9 @@ def test_a_folder_that_somebody_else_left_is_a_comparison_group(lab, tmp_path):
     assert theirs.began == "restored /weights/pi05_base/params" and theirs.curve == {0: 0.9, 100: 0.4}
     found = lab.compared("ours", folder)
     assert concluded(found, "whether they were trained on the same demonstrations is not known")
-    assert concluded(found, "they began from different weights or in another way")
+    assert concluded(found, "they began from different weights or in another way (began: fresh against restored")
+    assert concluded(found, "known of one side only: setting name, setting steps")
+    assert not any(text in each for each in found.conclusions for text in ("different policies", "versions differ"))
     assert found.curve.rows() == [(0, 0.8, 0.9), (100, 0.4, 0.4)]
 
 

@@ -4,8 +4,7 @@ import dagster as dg
 
 from assets.spatial.keys import CONTROLS, RM_IDEAL, SECTION, SECTION_AS_TARGET, variant_key
 from assets.spatial.variants import EncoderVariant
-from io_managers.catalog import superseded
-from io_managers.table_io_manager import TableIOManager, materialised
+from io_managers.table_io_manager import materialised
 from io_managers.tables import TablePartition
 from partitions import PAIRS
 from resources.compute.compute import Compute
@@ -29,6 +28,7 @@ def build_niche_figure(variant: EncoderVariant) -> dg.AssetsDefinition:
             "rm_ideal": dg.AssetIn(RM_IDEAL),
             "section": dg.AssetIn(SECTION),
             "section_as_target": dg.AssetIn(SECTION_AS_TARGET),
+            "encoder": dg.AssetIn(variant_key("encoder", variant.name)),
             "embedding": dg.AssetIn(variant_key("embedding", variant.name)),
             "embedding_as_target": dg.AssetIn(variant_key("embedding_as_target", variant.name)),
             "niche_query": dg.AssetIn(variant_key("niche_query", variant.name)),
@@ -48,16 +48,17 @@ def build_niche_figure(variant: EncoderVariant) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         config: NicheFigureConfig,
         compute: Compute,
-        tables: dg.ResourceParam[TableIOManager],
         rm_ideal: TablePartition,
         section: TablePartition,
         section_as_target: TablePartition,
+        encoder: TablePartition,
         embedding: TablePartition,
         embedding_as_target: TablePartition,
         niche_query: TablePartition,
         controls: TablePartition,
     ):
-        reasons = set(superseded(tables.home_folders(), "niche_query", niche_query.frame())) - {None}
+        scored = set(niche_query.frame()["encoder_artifact"].drop_nulls())
+        refitted = not scored <= set(encoder.frame()["encoder_artifact"])
         result = yield from compute.run(
             context,
             "workloads.niche_figure",
@@ -73,7 +74,7 @@ def build_niche_figure(variant: EncoderVariant) -> dg.AssetsDefinition:
             params={
                 "seed": variant.seeds[0] if config.seed is None else config.seed,
                 "layers": config.layers,
-                "superseded": ", ".join(sorted(map(str, reasons))),
+                "superseded": "its encoder was fitted again" if refitted else "",
             },
         )
         yield materialised(result.rows, result.metadata, result.checks)

@@ -29,6 +29,11 @@ class Difference:
     a: str
     b: str
 
+    @property
+    def known(self) -> bool:
+        """Whether both sides are known: what is known of one alone proves no difference."""
+        return _UNKNOWN not in (self.a, self.b)
+
 
 @dataclass(frozen=True)
 class RunsComparison:
@@ -95,23 +100,26 @@ def _of_settings(differences: tuple[Difference, ...], a: Training, b: Training) 
     named = {each.what: each for each in differences}
     if not a.settings or not b.settings:
         yield f"the configuration of {(a if not a.settings else b).name} is not known: nothing can be excluded"
-    if "policy" in named or "task" in named:
+    if any(named[what].known for what in ("policy", "task") if what in named):
         yield "these are different policies or tasks: no comparison group for each other"
     data = named.get("demonstrations hash")
-    if data is not None and _UNKNOWN in (data.a, data.b):
+    if data is not None and not data.known:
         yield "whether they were trained on the same demonstrations is not known"
     elif data is not None:
         yield "they were trained on DIFFERENT demonstrations: that alone can explain a difference"
     elif a.demonstrations_hash:
         yield "the same demonstrations, byte for byte: the data explains no difference"
-    loaders = [each for each in differences if "weight_loader" in each.what or each.what == "began"]
-    if loaders:
+    beginning = [each for each in differences if "weight_loader" in each.what or each.what == "began"]
+    if loaders := [each for each in beginning if each.known]:
         told = "; ".join(f"{each.what}: {each.a} against {each.b}" for each in loaders)
         yield f"they began from different weights or in another way ({told}): that alone can explain a difference"
+    elif beginning:
+        yield "which weights one of them began from is not known"
     deciding = [
         each.what.removeprefix("setting ")
         for each in differences
-        if each.what.startswith("setting ")
+        if each.known
+        and each.what.startswith("setting ")
         and each.what.removeprefix("setting ") not in _DECIDES_NOTHING
         and "weight_loader" not in each.what
     ]
@@ -121,9 +129,13 @@ def _of_settings(differences: tuple[Difference, ...], a: Training, b: Training) 
         yield f"settings that decide weights differ: {', '.join(deciding)}"
     elif a.settings and b.settings:
         yield "no setting that decides weights differs"
-    versions = [each.what.removeprefix("version of ") for each in differences if each.what.startswith("version of ")]
-    if versions:
-        yield f"library versions differ: {', '.join(versions)}"
+    versions = [each for each in differences if each.what.startswith("version of ")]
+    if known := [each.what.removeprefix("version of ") for each in versions if each.known]:
+        yield f"library versions differ: {', '.join(known)}"
+    if one_sided := [
+        each.what for each in differences if not each.known and each.what.startswith(("setting", "version"))
+    ]:
+        yield f"known of one side only: {', '.join(one_sided[:12])}{' and more' if len(one_sided) > 12 else ''}"
 
 
 def _of_curves(a: Training, b: Training, curve: pl.DataFrame) -> Iterator[str]:

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 
 from home import Home
-from io_managers.tables import MissingPartition, TableStore
+from io_managers.tables import DamagedPartition, MissingPartition, TableStore
 from provenance.weights.bases import bases_file, load_bases, stored_fingerprint
 from provenance.weights.candidates import Candidate
 from provenance.weights.chain import AttemptEvidence, follow
@@ -31,7 +31,17 @@ class TrainingOrigin:
 
 
 def origin_of_training(home: Home, policy: str, task: str, attempt: str) -> TrainingOrigin:
-    """Where the weights of an attempt began, through the attempts that it went on from."""
+    """Where the weights of an attempt began, through the attempts that it went on from.
+
+    What cannot be read leaves it UNDETERMINED, with the reason: a training that has ended is published all the same.
+    """
+    try:
+        return _origin(home, policy, task, attempt)
+    except (ValueError, OSError, DamagedPartition) as problem:
+        return TrainingOrigin(Verdict.UNDETERMINED, None, f"what was written down cannot be read: {problem}")
+
+
+def _origin(home: Home, policy: str, task: str, attempt: str) -> TrainingOrigin:
     chain = attempts_before(home, policy, task, attempt)
     if not chain:
         return TrainingOrigin(Verdict.UNDETERMINED, None, f"nothing is known of the training {attempt}")

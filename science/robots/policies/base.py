@@ -61,7 +61,8 @@ class PolicySpec:
     trained : whether there is a checkpoint asset behind it.
     train : module of the workload that trains it; None where checkpoints are only imported.
     settings : `module:function`, called with what was configured for a training; returns all of its settings, checked,
-        and the names of those that a resume may change. Imports nothing heavy.
+        and the names of those that a resume may change. Imports nothing heavy. A setting `weight_loader` names the
+        base weights that a fresh training starts from; without it, a training is one from scratch.
     facts : `module:function`, called with the `Path` of a checkpoint; returns what is known of its settings (fields of
         `science.robots.diagnosis.facts.Facts`) for a diagnosis.
     packages : Python packages, by import name, that must be where it is trained or rolled out.
