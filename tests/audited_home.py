@@ -1,6 +1,6 @@
 """A small real home for audits: artifacts, a source file, ranges, a cohort, pairs, and a merged table, by real runs."""
 
-import logging
+import atexit
 import os
 import shutil
 import subprocess
@@ -246,8 +246,9 @@ def rewrite(path: Path, change) -> None:
 @cache
 def filled() -> Lab:
     """A home in which everything was run once; it is built once a process, and only ever copied."""
-    logging.disable(logging.CRITICAL)
-    lab = lab_in(Path(tempfile.mkdtemp(prefix="tracebed-audited-")) / "home")
+    folder = Path(tempfile.mkdtemp(prefix="tracebed-audited-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    lab = lab_in(folder / "home")
     lab.fill()
     return lab
 
