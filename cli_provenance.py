@@ -11,7 +11,7 @@ from files import write_whole
 from home import Home
 
 if TYPE_CHECKING:
-    from provenance.trace import Trace
+    from provenance.tree import Trace
 
 _FILE = click.Path(path_type=Path)
 

@@ -34,7 +34,8 @@ from io_managers.tables import DamagedPartition, MissingPartition, TablePartitio
 from provenance.lineage import LINEAGE_METADATA, THIS_HOST, Input, Origin, Record, record
 from provenance.records import UnknownValue
 from provenance.selection import Ambiguous
-from provenance.trace import Node, trace
+from provenance.trace import trace
+from provenance.tree import Node
 from provenance.views.markdown import as_markdown, direct_inputs
 from resources.artifact_server import artifact_url
 

@@ -32,6 +32,10 @@ class MissingPartition(FileNotFoundError):
     """A partition that was never published."""
 
 
+class NotAKey(ValueError):
+    """Something that cannot be the key of a partition."""
+
+
 class DamagedPartition(RuntimeError):
     """A partition whose rows are not those that were published."""
 
@@ -105,7 +109,7 @@ class TableStore:
         """Where a partition lies. ``key`` are the folder names below the table, at least one."""
         table(name)
         if not key or any(part in ("", ".", "..") or "/" in part for part in key):
-            raise ValueError(f"not a partition key of table {name!r}: {key!r}; expected one or more plain folder names")
+            raise NotAKey(f"not a partition key of table {name!r}: {key!r}; expected one or more plain folder names")
         return self.root.joinpath(name, *key, _FILE)
 
     def publish(

@@ -36,6 +36,11 @@ class Selection:
     schema: TableSchema
     rows: pl.DataFrame
 
+    @classmethod
+    def nothing(cls, name: str) -> Selection:
+        """No row of a table."""
+        return cls(table(name), table(name).empty())
+
     def of(self, name: str, frame: pl.DataFrame) -> Selection:
         """The rows of another table's ``frame`` that these rows stand on."""
         other = table(name)
@@ -59,6 +64,18 @@ class Selection:
                 either = {value for each in pair for value in self.rows[each].to_list()}
                 frame = frame.filter(pl.col(column).is_in(either))
         return frame
+
+    def rows_beyond(self, known: Selection) -> bool:
+        """Whether there is a row here that ``known`` lacks."""
+        return not self._beyond(known).is_empty()
+
+    def with_rows(self, more: Selection) -> Selection:
+        """These rows, and those of another selection of the same version."""
+        return Selection(self.schema, pl.concat([self.rows, more._beyond(self)]))
+
+    def _beyond(self, known: Selection) -> pl.DataFrame:
+        identity = [column for column in self.schema.identity if column in self.rows.columns]
+        return self.rows.join(known.rows, on=identity, how="anti", nulls_equal=True)
 
     def missing_in(self, frame: pl.DataFrame) -> bool:
         """Whether ``frame`` (of the same table) lacks some of these rows, as they are; which one is chosen aside."""

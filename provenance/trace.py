@@ -1,4 +1,4 @@
-"""From a number back to its bytes: the tree of everything that it was computed from.
+"""From a number back to its bytes: finds the tree of everything that it was computed from.
 
 A trace begins at rows of one published version (the newest, or any that is kept) and follows the lineage records, not
 Dagster's event log, so it needs neither Dagster nor a run. Only rows that the number stands on are followed: a rate of
@@ -7,8 +7,8 @@ one evaluation leads to that evaluation's checkpoint, also where its table was m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import polars as pl
 from home import Home
 from io_managers.addresses import partition_key, table_of
 from io_managers.schemas import TABLES
-from io_managers.tables import DamagedPartition, MissingPartition, TablePartition, TableStore
+from io_managers.tables import DamagedPartition, MissingPartition, NotAKey, TablePartition, TableStore
 from provenance.facts import Fact, facts_of
 from provenance.lineage import FILE, Input, Record
 from provenance.records import Records, UnknownValue
 from provenance.selection import Ambiguous, Selection, matching, select
+from provenance.tree import CARRIED, READ, Edge, Node, Trace
 
 DEFAULT_ROWS: Mapping[str, Mapping[str, str]] = {
     "success_rate": {"chosen": "true", "arm": "control"},
@@ -30,97 +31,6 @@ DEFAULT_ROWS: Mapping[str, Mapping[str, str]] = {
     "benchmark_spatial": {"layer": "all"},
 }
 """Which rows are traced where the user names none."""
-
-READ, CARRIED = "read", "carried over from"
-
-
-@dataclass(frozen=True)
-class Edge:
-    """An input of a node: `read`, or rows `carried over from` an earlier version of the same partition."""
-
-    node: str
-    how: str
-
-
-@dataclass
-class Node:
-    """One version of one partition, or a file, that the number stands on.
-
-    Attributes
-    ----------
-    id : unique within the trace.
-    asset, partition, content_hash, run_id, address : what it is; asset `file` for a file from outside.
-    record : its lineage; None for a file or a registration, or where it was lost.
-    job : the submission that computed it (row of table `jobs`); None where the run itself did.
-    n_rows : rows that the number stands on; None where they cannot be read.
-    facts : what they say, for a reader.
-    newest : whether these rows are what is published now. current : whether this very version of them is.
-    superseded : why the rows are not what is published now; empty where they are.
-    problems : what could not be followed or read.
-    """
-
-    id: str
-    asset: str
-    partition: str
-    content_hash: str
-    run_id: str | None
-    address: str
-    record: Record | None = None
-    job: Mapping[str, Any] | None = None
-    n_rows: int | None = None
-    facts: list[Fact] = field(default_factory=list)
-    newest: bool = True
-    current: bool = False
-    superseded: str = ""
-    problems: list[str] = field(default_factory=list)
-    inputs: list[Edge] = field(default_factory=list)
-
-    @property
-    def title(self) -> str:
-        """Asset and partition."""
-        if self.asset == FILE:
-            return f"file {self.address}"
-        return f"{self.asset} [{self.partition}]" if self.partition else self.asset
-
-
-@dataclass(frozen=True)
-class Trace:
-    """The tree below one number; nodes that several others read stand in it once.
-
-    Attributes
-    ----------
-    root : id of the node that holds the number.
-    where : the columns that chose its rows.
-    value : those rows.
-    nodes : by id, each before what it was made from.
-    """
-
-    root: str
-    where: Mapping[str, str]
-    value: pl.DataFrame
-    nodes: Mapping[str, Node]
-
-    @property
-    def superseded(self) -> list[str]:
-        """Why the number is not what would be computed now; empty where it is."""
-        return [f"{each.title}: {each.superseded}" for each in self.nodes.values() if each.superseded]
-
-    @property
-    def problems(self) -> list[str]:
-        """What could not be followed or read."""
-        return [f"{each.title}: {problem}" for each in self.nodes.values() for problem in each.problems]
-
-    def walk(self) -> Iterator[tuple[int, Edge, Node, bool]]:
-        """Depth, edge, node, and whether it was shown before, in the order of reading."""
-        seen: set[str] = set()
-        stack = [(0, Edge(self.root, READ))]
-        while stack:
-            depth, edge = stack.pop()
-            repeated = edge.node in seen
-            yield depth, edge, self.nodes[edge.node], repeated
-            seen.add(edge.node)
-            if not repeated:
-                stack += [(depth + 1, each) for each in reversed(self.nodes[edge.node].inputs)]
 
 
 def trace(
@@ -149,7 +59,8 @@ def trace(
     MissingPartition, DamagedPartition
         When the rows of the value itself are not kept, or were changed.
     """
-    return _Tracer(home, verify).trace(asset, partition, where, at)
+    tracer = _Tracer(home, verify)
+    return tracer.trace(tracer.find(asset, partition, at), where)
 
 
 def trace_row(home: Home, name: str, where: Mapping[str, str]) -> Trace:
@@ -177,7 +88,7 @@ def trace_row(home: Home, name: str, where: Mapping[str, str]) -> Trace:
         raise Ambiguous(f"{len(found)} rows of table {name!r} fit {_told(where)}, expected one:\n{listed}")
     (reference,) = found.values()
     narrowed = {column: text for column, text in where.items() if column not in ("run_id", "data_version")}
-    return _Tracer(home).version(reference, narrowed)
+    return _Tracer(home).trace(Input.of(reference), narrowed)
 
 
 def _values_of(store: TableStore, name: str) -> list[TablePartition]:
@@ -201,13 +112,48 @@ def _told(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in row.items() if value is not None)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One input of a node, and the rows of the node that stand on it."""
+
+    input: Input
+    how: str
+    rows: Selection
+
+
 class _Tracer:
+    """Finds one tree: first which rows of each version the number stands on, then what is to be told of them."""
+
     def __init__(self, home: Home, verify: bool = True):
         self._home, self._store, self._verify = home, TableStore(home.tables), verify
         self._records = Records(self._store)
-        self._nodes: dict[str, Node] = {}
-        self._open: list[str] = []
         self._frames: dict[Path, pl.DataFrame] = {}
+        self._selected: dict[str, Selection] = {}
+
+    def find(self, asset: str, partition: str, at: str | None) -> Input:
+        """The version of a partition that is published now, or was at a moment or by a run."""
+        if table_of(asset)[0] not in TABLES:
+            raise UnknownValue(_unknown(self._records, asset))
+        if at is not None:
+            record = self._records.at(asset, partition, at)
+            return Input(asset, partition, record.content_hash, record.run_id, record.address)
+        try:
+            return Input.of(self._store.partition(*partition_key(asset, partition)))
+        except (MissingPartition, NotAKey) as missing:
+            raise UnknownValue(_unknown_partition(self._records, asset, partition)) from missing
+
+    def trace(self, value: Input, where: Mapping[str, str] | None) -> Trace:
+        """The tree below rows of a version."""
+        name, frame = table_of(value.asset)[0], self._rows(self._version(value))
+        chosen = _defaults(name, frame) if where is None else where
+        rows = select(name, frame, chosen)
+        self._spread(value, rows)
+        nodes: dict[str, Node] = {}
+        self._describe(value, nodes, ())
+        return Trace(_identity(value), chosen, rows.rows, nodes)
+
+    def _version(self, each: Input) -> TablePartition:
+        return self._store.version(*partition_key(each.asset, each.partition), each.content_hash, each.run_id)
 
     def _rows(self, reference: TablePartition) -> pl.DataFrame:
         """The rows of a version; each is read, and hashed where that is asked for, once a trace."""
@@ -216,134 +162,117 @@ class _Tracer:
             self._frames[reference.address] = rows
         return self._frames[reference.address]
 
-    def trace(self, asset: str, partition: str, where: Mapping[str, str] | None, at: str | None) -> Trace:
-        name, _ = table_of(asset)
-        if name not in TABLES:
-            raise UnknownValue(_unknown(self._records, asset))
-        if at is not None:
-            record = self._records.at(asset, partition, at)
-            found = _Wanted(asset, partition, record.content_hash, record.run_id, record.address)
-            return self._from(found, where)
+    def _readable(self, each: Input) -> pl.DataFrame | None:
+        """The rows of an input; None for a file, and for what cannot be read, which its node says."""
+        if each.asset == FILE or table_of(each.asset)[0] not in TABLES:
+            return None
         try:
-            return self._from(_Wanted.of(self._store.partition(*partition_key(asset, partition))), where)
-        except MissingPartition as missing:
-            raise UnknownValue(_unknown_partition(self._records, asset, partition)) from missing
-        except ValueError as error:
-            if "not a partition key" in str(error):
-                raise UnknownValue(_unknown_partition(self._records, asset, partition)) from error
-            raise
+            return self._rows(self._version(each))
+        except (FileNotFoundError, DamagedPartition):
+            return None
 
-    def version(self, reference: TablePartition, where: Mapping[str, str]) -> Trace:
-        return self._from(_Wanted.of(reference), where)
+    def _spread(self, version: Input, rows: Selection) -> None:
+        """Note that the number stands on rows of a version, and so on rows of its inputs.
 
-    def _from(self, wanted: _Wanted, where: Mapping[str, str] | None) -> Trace:
-        name, key = partition_key(wanted.asset, wanted.partition)
-        frame = self._rows(self._store.version(name, key, wanted.content_hash, wanted.run_id))
-        chosen = where if where is not None else _defaults(name, frame)
-        selection = select(name, frame, chosen)
-        root = self._visit(wanted, selection)
-        return Trace(root, chosen, selection.rows, self._nodes)
+        A version that several others read is reached with the rows of each. Where its own rows cannot be read, those
+        of what reads it are taken on.
+        """
+        known = self._selected.get(_identity(version))
+        if known is not None and (known.schema != rows.schema or not rows.rows_beyond(known)):
+            return
+        grown = rows if known is None else known.with_rows(rows)
+        self._selected[_identity(version)] = grown
+        for step in self._steps(version, self._record(version), grown)[0]:
+            frame = self._readable(step.input)
+            below = step.rows if frame is None else step.rows.of(table_of(step.input.asset)[0], frame)
+            self._spread(step.input, below)
 
-    def _visit(self, wanted: _Wanted, child: Selection) -> str:
-        identifier = wanted.id
-        if identifier in self._nodes:
-            if identifier in self._open:
-                self._nodes[self._open[-1]].problems.append(f"a cycle in the records: it reads {wanted.told}")
-            return identifier
-        node = Node(identifier, wanted.asset, wanted.partition, wanted.content_hash, wanted.run_id, wanted.address)
-        self._nodes[identifier] = node
-        if wanted.asset == FILE:
+    def _record(self, version: Input) -> Record | None:
+        if version.asset == FILE:
+            return None
+        return self._records.exactly(version.asset, version.partition, version.content_hash, version.run_id)
+
+    def _steps(self, version: Input, record: Record | None, rows: Selection) -> tuple[list[_Step], int]:
+        """The inputs that rows of a version stand on, and the number of those that hold nothing of them."""
+        inputs = record.inputs if record is not None else ()
+        own = [each for each in inputs if (each.asset, each.partition) == (version.asset, version.partition)]
+        others = [each for each in inputs if each not in own]
+        steps: list[_Step] = []
+        for each in own:  # a merged table: rows that were there before were not made by this version
+            frame = self._readable(each)
+            if frame is not None and not rows.missing_in(frame):
+                others = []
+            if frame is None or not rows.of(rows.schema.name, frame).rows.is_empty():
+                steps.append(_Step(each, CARRIED, rows))
+        standing = [_Step(each, READ, rows) for each in others if self._holds_some(each, rows)]
+        return steps + standing, len(others) - len(standing)
+
+    def _holds_some(self, each: Input, rows: Selection) -> bool:
+        """Whether an input holds any row that these stand on; one that cannot be read is followed, to say so."""
+        frame = self._readable(each)
+        return frame is None or frame.is_empty() or not rows.of(table_of(each.asset)[0], frame).rows.is_empty()
+
+    def _describe(self, version: Input, nodes: dict[str, Node], above: Sequence[str]) -> None:
+        identifier, rows = _identity(version), self._selected[_identity(version)]
+        node = Node(identifier, version.asset, version.partition, version.content_hash, version.run_id, version.address)
+        nodes[identifier] = node
+        if version.asset == FILE:
             node.facts = facts_of(self._home, FILE, pl.DataFrame(), node.address, None)
-            return identifier
-        self._open.append(identifier)
-        self._fill(node, child)
-        self._open.pop()
-        return identifier
-
-    def _fill(self, node: Node, child: Selection) -> None:
-        name, key = partition_key(node.asset, node.partition)
-        node.record = self._records.exactly(node.asset, node.partition, node.content_hash, node.run_id)
+            return
+        node.record = self._record(version)
         if node.record is not None:
             node.job = self._job(node)
-        elif "/" in node.asset:
+        elif "/" in node.asset:  # a registration has none
             node.problems.append(
                 "its lineage record is lost, so what it was made from is not known; `tracebed lineage rebuild` looks "
                 "for it in the event log"
             )
-        frame = self._frame(node, name, key)
-        selection = child.of(name, frame) if frame is not None else None
-        if selection is not None:
-            node.n_rows = selection.rows.height
-            try:
-                node.facts = facts_of(self._home, name, selection.rows, node.address, node.record)
-            except (DamagedPartition, ValueError) as problem:
-                node.problems.append(f"what else is known of it cannot be read: {problem}")
-        if name in TABLES:
-            self._hold_against_newest(node, name, key, selection)
-        if node.record is not None:
-            self._follow(node, node.record, selection or child)
+        self._tell(node, version, rows)
+        steps, holding_none = self._steps(version, node.record, rows)
+        if holding_none:
+            node.facts.append(Fact("also read", f"{holding_none} inputs that hold nothing of these rows"))
+        for step in steps:
+            below = _identity(step.input)
+            node.inputs.append(Edge(below, step.how))
+            if below in (*above, identifier):
+                told = f"{step.input.asset} [{step.input.partition}] of run {step.input.run_id}"
+                node.problems.append(f"a cycle in the records: it reads {told}")
+            elif below not in nodes:
+                self._describe(step.input, nodes, (*above, identifier))
 
-    def _frame(self, node: Node, name: str, key: tuple[str, ...]) -> pl.DataFrame | None:
+    def _tell(self, node: Node, version: Input, rows: Selection) -> None:
+        """What the rows of a node say, and whether they are what is published now."""
+        name = table_of(node.asset)[0]
         if name not in TABLES:
             node.problems.append(f"its table {name!r} is none of this platform's")
-            return None
+            return
         try:
-            reference = self._store.version(name, key, node.content_hash, node.run_id)
+            reference = self._version(version)
             node.address = str(reference.address)
-            return self._rows(reference)
+            self._rows(reference)
         except (FileNotFoundError, DamagedPartition) as problem:
             node.problems.append(str(problem))
-            return None
+            rows = Selection.nothing(name)
+        else:
+            node.n_rows = rows.rows.height
+            try:
+                node.facts = facts_of(self._home, name, rows.rows, node.address, node.record)
+            except (DamagedPartition, ValueError) as problem:
+                node.problems.append(f"what else is known of it cannot be read: {problem}")
+        self._hold_against_newest(node, rows)
 
-    def _hold_against_newest(self, node: Node, name: str, key: tuple[str, ...], selection: Selection | None) -> None:
+    def _hold_against_newest(self, node: Node, rows: Selection) -> None:
         try:
-            current = self._store.partition(name, key)
+            current = self._store.partition(*partition_key(node.asset, node.partition))
             node.newest = current.data_version == node.content_hash
             node.current = node.newest and current.run_id == node.run_id
-            if not node.newest and selection is not None:
-                node.superseded = selection.difference(self._rows(current))
+            if not node.newest:
+                node.superseded = rows.difference(self._rows(current))
         except MissingPartition:
             node.newest, node.superseded = False, "nothing is published there now"
         except DamagedPartition as problem:
             node.newest = False
             node.problems.append(f"what is published there now cannot be read: {problem}")
-
-    def _follow(self, node: Node, record: Record, selection: Selection) -> None:
-        earlier = [each for each in record.inputs if _same(each, node)]
-        others = [each for each in record.inputs if not _same(each, node)]
-        for each in earlier:
-            here, all_carried = self._carried(each, selection)
-            if all_carried:
-                others = []
-            if here is not None and not here.rows.is_empty():
-                node.inputs.append(Edge(self._visit(_Wanted.input(each), here), CARRIED))
-        standing = [each for each in others if self._stands_on(each, selection)]
-        if len(standing) < len(others):
-            n = len(others) - len(standing)
-            node.facts.append(Fact("also read", f"{n} inputs that hold nothing of these rows"))
-        node.inputs += [Edge(self._visit(_Wanted.input(each), selection), READ) for each in standing]
-
-    def _stands_on(self, each: Input, selection: Selection) -> bool:
-        """Whether an input holds any row that these stand on; one that cannot be read is followed, to say so."""
-        if each.asset == FILE:
-            return True
-        name, key = partition_key(each.asset, each.partition)
-        if name not in TABLES:
-            return True
-        try:
-            frame = self._rows(self._store.version(name, key, each.content_hash, each.run_id))
-        except (FileNotFoundError, DamagedPartition):
-            return True
-        return frame.is_empty() or not selection.of(name, frame).rows.is_empty()
-
-    def _carried(self, earlier: Input, selection: Selection) -> tuple[Selection | None, bool]:
-        """The rows that were there before, and whether that is all of them."""
-        name, key = partition_key(earlier.asset, earlier.partition)
-        try:
-            frame = self._rows(self._store.version(name, key, earlier.content_hash, earlier.run_id))
-        except (FileNotFoundError, DamagedPartition):
-            return selection, False  # the node of the earlier version says what is wrong with it
-        return selection.of(name, frame), not selection.missing_in(frame)
 
     def _job(self, node: Node) -> Mapping[str, Any] | None:
         from resources.compute.job_directory import JobDirectory
@@ -360,36 +289,9 @@ class _Tracer:
         return submission_row(job, numbers[-1])
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    asset: str
-    partition: str
-    content_hash: str
-    run_id: str | None
-    address: str
-
-    @classmethod
-    def of(cls, reference: TablePartition) -> _Wanted:
-        return cls(
-            reference.asset, reference.partition, reference.data_version, reference.run_id, str(reference.address)
-        )
-
-    @classmethod
-    def input(cls, each: Input) -> _Wanted:
-        return cls(each.asset, each.partition, each.content_hash, each.run_id, each.address)
-
-    @property
-    def id(self) -> str:
-        which = self.address if self.asset == FILE else f"{self.asset}[{self.partition}]"
-        return f"{which}@{self.content_hash[:12]}" + (f"/{self.run_id[:8]}" if self.run_id else "")
-
-    @property
-    def told(self) -> str:
-        return f"{self.asset} [{self.partition}] of run {self.run_id}"
-
-
-def _same(each: Input, node: Node) -> bool:
-    return (each.asset, each.partition) == (node.asset, node.partition)
+def _identity(each: Input) -> str:
+    which = each.address if each.asset == FILE else f"{each.asset}[{each.partition}]"
+    return f"{which}@{each.content_hash[:12]}" + (f"/{each.run_id[:8]}" if each.run_id else "")
 
 
 def _defaults(name: str, frame: pl.DataFrame) -> Mapping[str, str]:

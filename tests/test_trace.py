@@ -16,7 +16,8 @@ from partitions import add_section_key, pair
 from provenance.lineage import Input, Origin, record, write_record
 from provenance.records import Records, UnknownValue
 from provenance.selection import Ambiguous
-from provenance.trace import CARRIED, trace, trace_row
+from provenance.trace import trace, trace_row
+from provenance.tree import CARRIED
 from provenance.views.text import as_text
 
 PAIR = "spatial/rm_ideal"

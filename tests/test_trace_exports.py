@@ -18,7 +18,7 @@ from io_managers.artifacts import ArtifactError, ArtifactStore
 from io_managers.tables import TableStore
 from provenance.facts import Fact
 from provenance.lineage import FILE
-from provenance.trace import Trace
+from provenance.tree import Trace
 from provenance.views.as_json import from_json
 from provenance.views.html import as_html
 from provenance.views.names import bytes_name, data_name

@@ -20,7 +20,8 @@ from io_managers.tables import TablePartition
 from partitions import PAIRS, add_section_key, pair
 from provenance.facts import Fact
 from provenance.lineage import Input, Record
-from provenance.trace import Edge, Node, trace
+from provenance.trace import trace
+from provenance.tree import Edge, Node
 from provenance.views.as_json import SCHEMA, as_json, described, from_json
 from provenance.views.dot import as_dot
 from provenance.views.explained import KINDS

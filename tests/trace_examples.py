@@ -9,7 +9,7 @@ from io_managers.content import content_hash
 from io_managers.schemas import table
 from provenance.facts import Fact
 from provenance.lineage import Input, Record
-from provenance.trace import CARRIED, READ, Edge, Node, Trace
+from provenance.tree import CARRIED, READ, Edge, Node, Trace
 
 HOSTILE = "<script>alert('x')</script> | \"quoted\" \\N `code` [link](http://evil.example) & *bold*"
 START = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)

@@ -30,7 +30,7 @@ import polars as pl
 from io_managers.schemas import TABLES
 from provenance.facts import Fact
 from provenance.lineage import Record
-from provenance.trace import Edge, Node, Trace
+from provenance.tree import Edge, Node, Trace
 from provenance.views.explained import table_name
 
 SCHEMA = "tracebed.trace/1"

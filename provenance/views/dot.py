@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from provenance.lineage import FILE
-from provenance.trace import CARRIED, Node, Trace
+from provenance.tree import CARRIED, Node, Trace
 from provenance.views.explained import kind_of
 from provenance.views.values import numbers, short_hashes
 from provenance.views.wording import heading

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from io_managers.addresses import table_of
 from provenance.lineage import FILE
-from provenance.trace import Node
+from provenance.tree import Node
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from html import escape
 
 from provenance.facts import Fact
 from provenance.lineage import FILE
-from provenance.trace import CARRIED, Node, Trace
+from provenance.tree import CARRIED, Node, Trace
 from provenance.views.explained import GLOSSARY, METRICS, kind_of, table_name
 from provenance.views.levels import in_reading_order
 from provenance.views.overview import overview

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from provenance.trace import Node, Trace
+from provenance.tree import Node, Trace
 
 
 def in_reading_order(trace: Trace) -> list[Node]:

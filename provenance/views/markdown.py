@@ -15,7 +15,7 @@ import polars as pl
 
 from provenance.facts import Fact
 from provenance.lineage import FILE, Record
-from provenance.trace import CARRIED, READ, Edge, Node, Trace
+from provenance.tree import CARRIED, READ, Edge, Node, Trace
 from provenance.views.values import short_hashes
 from provenance.views.wording import heading
 

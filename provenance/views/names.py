@@ -8,7 +8,7 @@ from importlib.metadata import version
 from urllib.parse import quote
 
 from provenance.lineage import FILE
-from provenance.trace import Node
+from provenance.tree import Node
 
 _SHA256_LENGTH = 64
 

@@ -18,7 +18,7 @@ from openlineage.client.generated.base import DatasetFacet, RunFacet
 from openlineage.client.serde import Serde
 
 from provenance.lineage import FILE, Record
-from provenance.trace import Node, Trace
+from provenance.tree import Node, Trace
 from provenance.views.explained import kind_of
 from provenance.views.levels import in_reading_order
 from provenance.views.names import producer

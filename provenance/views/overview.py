@@ -14,7 +14,7 @@ from pathlib import PurePath
 from textwrap import wrap
 
 from provenance.lineage import FILE
-from provenance.trace import Node, Trace
+from provenance.tree import Node, Trace
 from provenance.views.explained import kind_of, table_name
 from provenance.views.levels import depths
 

@@ -24,7 +24,7 @@ from io_managers.artifacts import ArtifactStore
 from io_managers.content import file_hash
 from provenance.facts import Fact
 from provenance.lineage import FILE, Record
-from provenance.trace import Node, Trace
+from provenance.tree import Node, Trace
 from provenance.views.as_json import as_json
 from provenance.views.explained import kind_of
 from provenance.views.html import as_html

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from provenance.lineage import FILE
-from provenance.trace import CARRIED, Node, Trace
+from provenance.tree import CARRIED, Node, Trace
 from provenance.views.explained import kind_of, table_name
 from provenance.views.values import short_hashes
 from provenance.views.wording import heading

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from provenance.trace import CARRIED, Edge, Node, Trace
+from provenance.tree import CARRIED, Edge, Node, Trace
 from provenance.views.wording import computed, heading, versions
 
 _SHORT = {"run": 8, "git commit": 12}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from provenance.trace import Trace
+from provenance.tree import Trace
 from provenance.views.explained import METRICS, table_name
 
 _HASH = re.compile(r"\b[0-9a-f]{64}\b")

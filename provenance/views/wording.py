@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from provenance.trace import Node, Trace
+from provenance.tree import Node, Trace
 
 
 def computed(node: Node) -> list[tuple[str, str]]:
