@@ -17,7 +17,7 @@ $(READY): constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet -c constraints.txt setuptools
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --no-build-isolation -c constraints.txt --editable '.[test]'
-	$(BIN)/pip install --quiet --no-deps -c constraints.txt robosuite praxis-robomimic torchvision
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt robosuite praxis-robomimic torchvision openpi-client rlinf-openpi
 	touch $@
 
 demo: $(READY)  ## materialise the demonstration study end to end and print its benchmark

@@ -9,10 +9,11 @@ action; and observations of length one may come as scalars, on which robomimic's
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -106,6 +107,12 @@ class BcRnnPolicy(Policy):
         self._generator.manual_seed(seed)
         self._hidden = None
         self._steps = 0
+
+    def fork(self) -> Self:
+        other = copy.copy(self)  # the weights are shared: no step changes them
+        other._generator = torch.Generator()
+        other._hidden, other._steps = None, None
+        return other
 
     def act(self, observation: Observation) -> np.ndarray:
         if self._steps is None:

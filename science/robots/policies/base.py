@@ -6,15 +6,20 @@ a spec must import nothing heavy: asset definitions are made from it.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from science.robots.tasks.base import Observation, Task
+
+if TYPE_CHECKING:
+    from science.robots.policies.batched import BatchedPolicy
 
 ACTION_TOLERANCE = 1e-6
 
@@ -33,10 +38,13 @@ class Policy(ABC):
     Attributes
     ----------
     observation : keys that it reads and their lengths; checked against the task before any episode.
+    cameras : pictures that it reads, camera -> (height, width); each is in the observation as ``<camera>_image``,
+        ``[height, width, 3]`` uint8, first row on top.
     action_dim : length of its actions.
     """
 
     observation: Mapping[str, int]
+    cameras: Mapping[str, tuple[int, int]] = {}
     action_dim: int
 
     @abstractmethod
@@ -46,6 +54,10 @@ class Policy(ABC):
     @abstractmethod
     def act(self, observation: Observation) -> np.ndarray:
         """The action ``[action_dim]`` float64 in [-1, 1] for one observation."""
+
+    def fork(self) -> Self:
+        """The same policy for another episode at the same time, sharing nothing that an episode changes."""
+        return copy.deepcopy(self)
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class PolicySpec:
     name : part of asset keys: lower-case letters, digits and `_`.
     description : one sentence.
     load : `module:function`; the function is called as ``function(task, checkpoint)`` with a `Task` and the `Path` of
-        a checkpoint (None for a policy that is not trained) and returns a `Policy`.
+        a checkpoint (None for a policy that is not trained) and returns a `Policy` or a `BatchedPolicy`.
     trained : whether there is a checkpoint asset behind it.
     train : module of the workload that trains it; None where checkpoints are only imported.
     settings : `module:function`, called with what was configured for a training; returns all of its settings, checked,
@@ -82,25 +94,57 @@ class PolicySpec:
     version: str = "1"
 
     def make(self, task: Task, checkpoint: Path | None = None) -> Policy:
-        """Load the policy for a task and hold what it reads against what the task gives.
+        """Load the policy for episodes of a task, one at a time.
 
         Raises
         ------
         PolicyError
             For a missing checkpoint, or observation keys and lengths or an action that do not fit the task.
         """
+        from science.robots.policies.batched import BatchedPolicy, ChunkedEpisode
+
+        policy = self._load(task, checkpoint)
+        return ChunkedEpisode(policy) if isinstance(policy, BatchedPolicy) else policy
+
+    def make_batched(self, task: Task, checkpoint: Path | None = None) -> BatchedPolicy:
+        """Load the policy for many episodes of a task at once.
+
+        Raises
+        ------
+        PolicyError
+            As `make`.
+        """
+        from science.robots.policies.batched import BatchedPolicy, Sessions
+
+        policy = self._load(task, checkpoint)
+        return policy if isinstance(policy, BatchedPolicy) else Sessions(policy)
+
+    def _load(self, task: Task, checkpoint: Path | None) -> Policy | BatchedPolicy:
         if self.trained and checkpoint is None:
             raise PolicyError(f"policy {self.name!r} needs a checkpoint and was given none")
         module, _, function = self.load.partition(":")
-        policy: Policy = getattr(import_module(module), function)(task, checkpoint)
-        reads = dict(policy.observation)
-        unfit = {key: length for key, length in reads.items() if task.observation.get(key) != length}
-        if unfit or policy.action_dim != task.action_dim:
-            raise PolicyError(
-                f"policy {self.name!r} does not fit task {task.key}: it reads {reads} and gives {policy.action_dim} "
-                f"actions; the task gives {dict(task.observation)} and takes {task.action_dim} actions"
-            )
+        policy: Policy | BatchedPolicy = getattr(import_module(module), function)(task, checkpoint)
+        require_fit(f"policy {self.name!r}", policy, task)
         return policy
+
+
+def require_fit(what: str, policy: Policy | BatchedPolicy, task: Task) -> None:
+    """Refuse a policy that reads what a task does not give, or gives actions that it does not take.
+
+    Raises
+    ------
+    PolicyError
+        Naming both; ``what`` names the policy.
+    """
+    reads = dict(policy.observation)
+    unfit = {key: length for key, length in reads.items() if task.observation.get(key) != length}
+    unknown = sorted(set(policy.cameras) - set(task.cameras))
+    if unfit or unknown or policy.action_dim != task.action_dim:
+        raise PolicyError(
+            f"{what} does not fit task {task.key}: it reads {reads}, cameras {sorted(policy.cameras)}, and gives "
+            f"{policy.action_dim} actions; the task gives {dict(task.observation)}, cameras {sorted(task.cameras)}, "
+            f"and takes {task.action_dim} actions"
+        )
 
 
 def checked_action(action: object, action_dim: int) -> np.ndarray:

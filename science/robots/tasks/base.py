@@ -45,6 +45,9 @@ class Task:
     make : builds the simulation for an engine's name; heavy imports happen here.
     engines : the engines that were verified for this task, preferred first; `robosuite` is always the last.
     expert : `module:Class` of the scripted expert (a `Policy`), or None where the suite has none.
+    instruction : what is to be done, in words, for policies that read language. It decides no episode by itself: a
+        policy keeps the one that it was trained with.
+    cameras : cameras of the model that a policy may look through.
     """
 
     suite: str
@@ -58,6 +61,8 @@ class Task:
     make: Callable[[str], Simulation]
     engines: tuple[str, ...] = (ROBOSUITE,)
     expert: str | None = None
+    instruction: str = ""
+    cameras: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

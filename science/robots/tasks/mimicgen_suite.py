@@ -17,7 +17,7 @@ import logging
 
 from science.robots.tasks.base import ROBOSUITE, Simulation, Suite, Task
 from science.robots.tasks.mimicgen_install import provenance, unavailable
-from science.robots.tasks.mimicgen_tasks import NAMES, family
+from science.robots.tasks.mimicgen_tasks import NAMES, family, instruction
 
 NAME = "mimicgen"
 
@@ -52,6 +52,8 @@ def _task(name: str) -> Task:
         milestones=tuple(milestone for goal in of.goals for milestone in goal.milestones()),
         make=lambda engine: _make(name, engine),
         engines=(ROBOSUITE,),
+        instruction=instruction(name),
+        cameras=("agentview", "robot0_eye_in_hand"),
     )
 
 

@@ -149,6 +149,21 @@ FAMILIES: Mapping[str, Family] = {
 }
 """By the task's name where it differs from the others of its family, else by the name before `_`."""
 
+_INSTRUCTIONS = {
+    "Stack": "stack the red cube on the green cube",
+    "StackThree": "stack the red cube on the green cube, then the blue cube on the red cube",
+    "Coffee": "put the pod into the coffee machine and close its lid",
+    "CoffeePreparation": "put the mug under the coffee machine, take a pod from the drawer and close the lid on it",
+    "Threading": "thread the needle through the ring",
+    "ThreePieceAssembly": "put the first piece into the base, then the second piece onto it",
+    "Square": "put the square nut on the square peg",
+    "NutAssembly": "put each nut on its peg",
+    "PickPlace": "put each object into its bin",
+    "MugCleanup": "put the mug into the drawer and close it",
+    "HammerCleanup": "put the hammer into the drawer and close it",
+    "Kitchen": "cook the bread in the pot and bring the pot to the serving region",
+}
+
 NAMES = (
     *("Stack_D0", "Stack_D1", "StackThree_D0", "StackThree_D1"),
     *("Square_D0", "Square_D1", "Square_D2"),
@@ -165,3 +180,8 @@ NAMES = (
 def family(name: str) -> Family:
     """The family of a task's name."""
     return FAMILIES.get(name) or FAMILIES[name.partition("_")[0]]
+
+
+def instruction(name: str) -> str:
+    """What is to be done, in this project's words: MimicGen's tasks come without."""
+    return _INSTRUCTIONS[name.partition("_")[0]]

@@ -50,7 +50,9 @@ def _make(name: str, engine: str) -> Simulation:
     return OpenSimulation(SUITE.tasks[name], environment, arguments, engine)
 
 
-def _task(name: str, horizon_steps: int, object_length: int, milestones: tuple[str, ...], expert: str) -> Task:
+def _task(
+    name: str, horizon_steps: int, object_length: int, milestones: tuple[str, ...], expert: str, instruction: str
+) -> Task:
     return Task(
         suite=NAME,
         name=name,
@@ -68,17 +70,21 @@ def _task(name: str, horizon_steps: int, object_length: int, milestones: tuple[s
         make=lambda engine: _make(name, engine),
         engines=(EXACT, ROBOSUITE),
         expert=f"science.robots.experts:{expert}",
+        instruction=instruction,
+        cameras=("agentview", "robot0_eye_in_hand"),
     )
 
 
 def _tasks() -> dict[str, Task]:
     three = (*_STACK_MILESTONES, *(f"{milestone}_c" for milestone in _STACK_MILESTONES))
+    lift, stack = "lift the red cube", "stack the red cube on the green cube"
+    stack_three = f"{stack}, then the blue cube on the red cube"
     tasks = [
-        _task("Lift", 200, 10, ("reach", "grasp", "lift"), "LiftExpert"),
-        _task("Stack_D0", 400, 23, _STACK_MILESTONES, "StackExpert"),
-        _task("Stack_D1", 400, 23, _STACK_MILESTONES, "StackExpert"),
-        _task("StackThree_D0", 400, 36, three, "StackThreeExpert"),
-        _task("StackThree_D1", 400, 36, three, "StackThreeExpert"),
+        _task("Lift", 200, 10, ("reach", "grasp", "lift"), "LiftExpert", lift),
+        _task("Stack_D0", 400, 23, _STACK_MILESTONES, "StackExpert", stack),
+        _task("Stack_D1", 400, 23, _STACK_MILESTONES, "StackExpert", stack),
+        _task("StackThree_D0", 400, 36, three, "StackThreeExpert", stack_three),
+        _task("StackThree_D1", 400, 36, three, "StackThreeExpert", stack_three),
     ]
     return {task.name: task for task in tasks}
 
