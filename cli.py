@@ -15,6 +15,7 @@ import click
 
 from cli_audit import audit_command, lineage_group
 from cli_operations import incident_command, jobs_command, site_group
+from cli_policy import policy_group
 from cli_provenance import trace_command
 from cli_replay import replay_command
 from cli_runs import gc_command, runs_group
@@ -302,6 +303,7 @@ main.add_command(trace_command)
 main.add_command(audit_command)
 main.add_command(lineage_group)
 main.add_command(weights_group)
+main.add_command(policy_group)
 main.add_command(replay_command)
 main.add_command(runs_group)
 main.add_command(gc_command)

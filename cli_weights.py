@@ -216,8 +216,9 @@ def _greatest_differences(a: str, b: str, names: Sequence[str]) -> dict[str, str
     from provenance.weights.differences import greatest_difference
     from provenance.weights.readers import open_weights
 
-    places = [place if isinstance(place, Path) else place.path for _, place in (_place(a), _place(b))]
-    if not names or not all(place.exists() for place in places):
+    given = [place if isinstance(place, Path) else place.path for _, place in (_place(a), _place(b))]
+    places = [place for place in given if place is not None and place.exists()]
+    if not names or len(places) < len(given):
         return {}
     one, other = (open_weights(place) for place in places)
     found = {name: greatest_difference(one.read(name), other.read(name)) for name in names}

@@ -7,6 +7,7 @@ scanpy or mujoco: those belong to workloads.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from assets.operations.audit import audit
 from assets.operations.incident import incident
 from assets.operations.jobs import jobs
 from assets.operations.sensors import build_reconcile_runs
+from assets.policy.base_checkpoint import build_base_checkpoint
 from assets.policy.base_weights import build_base_weights
 from assets.policy.benchmark import build_benchmarks
 from assets.policy.checkpoint import build_checkpoint
@@ -35,7 +37,7 @@ from assets.spatial.variants import load_variants
 from home import ROOT, Home
 from io_managers.catalog import ensure_catalog
 from io_managers.table_io_manager import TableIOManager
-from provenance.weights.bases import bases_file, load_bases
+from provenance.weights.bases import Base, BaseError, bases_file, load_bases
 from resources.compute.compute import Compute
 from science.robots.policies.base import PolicySpec
 from science.robots.policies.registry import policy_specs
@@ -63,7 +65,8 @@ def build_defs(*, home: Home | None = None, encoders: Path | None = None, **reso
         for variant in variants
         for asset in (*build_encoder_assets(variant), build_niche_query(variant), build_niche_figure(variant))
     ]
-    policies = tuple(policy_specs().values())
+    policies = policy_specs()
+    bases = load_bases(bases_file())
     assets = [
         section,
         section_as_target,
@@ -72,9 +75,9 @@ def build_defs(*, home: Home | None = None, encoders: Path | None = None, **reso
         *per_variant,
         build_benchmark(variants),
         demonstrations,
-        *(asset for policy in policies for asset in policy_assets(policy)),
-        *build_benchmarks(policies),
-        *(build_base_weights(base) for base in load_bases(bases_file())),
+        *(asset for policy in policies.values() for asset in policy_assets(policy, bases)),
+        *build_benchmarks(tuple(policies.values())),
+        *(asset for base in bases for asset in base_assets(base, policies)),
         jobs,
         incident,
         audit,
@@ -90,14 +93,34 @@ def build_defs(*, home: Home | None = None, encoders: Path | None = None, **reso
     )
 
 
-def policy_assets(policy: PolicySpec) -> list[dg.AssetsDefinition]:
+def policy_assets(policy: PolicySpec, bases: Sequence[Base]) -> list[dg.AssetsDefinition]:
     """The assets of one policy: a checkpoint where it is trained, a diagnosis where it is no control."""
     assets = [build_rollouts(policy), build_success_rate(policy), build_videos(policy)]
     if policy.trained:
-        assets.append(build_checkpoint(policy))
+        assets.append(build_checkpoint(policy, [base for base in bases if base.policy == policy.name]))
     if not policy.control:
         assets.append(build_diagnosis(policy))
     return assets
+
+
+def base_assets(base: Base, policies: Mapping[str, PolicySpec]) -> list[dg.AssetsDefinition]:
+    """The assets of one base: its fingerprints, and its checkpoint where it is pre-trained here.
+
+    Raises
+    ------
+    BaseError
+        For a base of a policy that cannot be trained here.
+    """
+    if base.policy is None:
+        return [build_base_weights(base)]
+    policy = policies.get(base.policy)
+    if policy is None or policy.train is None:
+        trainable = sorted(name for name, each in policies.items() if each.train is not None)
+        raise BaseError(
+            f"{bases_file()}: found [base.{base.name}] policy = {base.policy!r}, expected one that is trained here: "
+            f"{', '.join(trainable)}"
+        )
+    return [build_base_checkpoint(base, policy), build_base_weights(base)]
 
 
 defs = build_defs()

@@ -13,14 +13,16 @@ import dagster as dg
 import polars as pl
 
 from assets.policy.benchmark import board_markdown, pairs_markdown
-from assets.policy.checkpoint import resolved_settings
+from assets.policy.checkpoint import configured_settings
 from assets.policy.keys import BENCHMARK, BENCHMARK_PAIRS, DEMONSTRATIONS, policy_key
+from assets.policy.training import settled
 from defs import build_defs
 from home import Home
 from io_managers.catalog import ensure_catalog, superseded
 from io_managers.tables import TableStore
 from materialise import Config, Plan, PlanError, Say, require_daemon, run_here, submit
 from partitions import TASKS, task_keys
+from provenance.weights.bases import CHECKPOINT_TABLE, TABLE, Base, base_task, bases_file, load_bases
 from resources.attempts import known_attempts
 from resources.tasks import registered_task
 from resources.training import Intent, IntentRefused, plan_training
@@ -104,14 +106,18 @@ def import_checkpoint(home: Home, policy: str, task: str, path: Path, trusted: b
 
 
 def training_plan(home: Home, policy: str, tasks: Sequence[str], intent: str | None, step: int | None) -> list[str]:
-    """What training would do on each task, in words: a sentence, or why it would be refused."""
+    """What training would do on each task, or base (`base.<name>`), in words; or why it would be refused."""
     if policy not in (trainable := [spec.name for spec in policy_specs().values() if spec.train]):
         raise PlanError(f"found policy {policy!r}, expected one that is trained here: {', '.join(trainable)}")
     said = []
+    bases = {base_task(base.name): base for base in load_bases(bases_file()) if base.policy == policy}
     for task in tasks:
-        registered_task(task)
         try:
-            settings, free = resolved_settings(policy_specs()[policy], task, {})
+            if task in bases:
+                settings, free = settled(policy_specs()[policy], bases[task].settings)
+            else:
+                registered_task(task)
+                settings, free = configured_settings(policy_specs()[policy], task)
             said.append(plan_training(home, policy, task, settings, Intent(intent, step), free=free).sentence)
         except IntentRefused as refused:
             said.append(f"{REFUSED}: {refused}")
@@ -144,6 +150,12 @@ def plan_tasks(home: Home, instance: dg.DagsterInstance, keys: Sequence[str], on
             asset = policy_key("checkpoint", policy.name)
             there = [key for key in keys if (asset.to_user_string(), key) in checkpoints]
             train = [key for key in trainable if policy.train and not known_attempts(home, policy.name, key)]
+            bases = {key: _base_of(policy, key) for key in train}
+            train = [key for key in train if _base_obtainable(home, instance, bases[key])]
+            for base in {each.name: each for key in train if (each := bases[key]) is not None}.values():
+                needed |= _of_base(store, base)
+                lacking = [key for key in base.tasks if key not in recorded and key not in needed[DEMONSTRATIONS]]
+                needed[DEMONSTRATIONS] = [*needed[DEMONSTRATIONS], *lacking]
             needed[asset] = train
             evaluated = [key for key in keys if key in there or key in train]
         for name in ("rollouts", "success_rate", "videos"):
@@ -151,6 +163,42 @@ def plan_tasks(home: Home, instance: dg.DagsterInstance, keys: Sequence[str], on
         if not policy.control:
             needed[policy_key("diagnosis", policy.name)] = evaluated
     return needed | {BENCHMARK: [None], BENCHMARK_PAIRS: [None]}
+
+
+def _base_of(policy: PolicySpec, task: str) -> Base | None:
+    """The base that a training of a policy on a task begins from; None where it begins from none.
+
+    Raises
+    ------
+    PlanError
+        When `recipes.toml` names one that `bases.toml` has not.
+    """
+    name = configured_settings(policy, task)[0].get("weight_loader")
+    bases = {base.name: base for base in load_bases(bases_file())}
+    if name is not None and name not in bases:
+        raise PlanError(
+            f"recipes.toml names the base {name!r} for {policy.name} on {task}, expected one of {bases_file()}: "
+            f"{', '.join(bases) or 'there is none'}"
+        )
+    return bases.get(name or "")
+
+
+def _base_obtainable(home: Home, instance: dg.DagsterInstance, base: Base | None) -> bool:
+    """Whether a base is there, or a plan may train it: its tasks were added, and nothing is known of a training."""
+    if base is None or _has_rows(TableStore(home.tables), CHECKPOINT_TABLE, base.name):
+        return True
+    trained = base.policy is not None and not known_attempts(home, base.policy, base_task(base.name))
+    return trained and set(base.tasks) <= set(task_keys(instance))
+
+
+def _of_base(store: TableStore, base: Base) -> dict[dg.AssetKey, Sequence[str | None]]:
+    """What of a base is not there yet."""
+    names = (CHECKPOINT_TABLE, TABLE) if base.policy else (TABLE,)
+    return {policy_key(name, base.name): [None] for name in names if not _has_rows(store, name, base.name)}
+
+
+def _has_rows(store: TableStore, table: str, base: str) -> bool:
+    return any(each.asset == policy_key(table, base).to_user_string() for each in store.partitions(table))
 
 
 def _policies(only: Collection[str]) -> list[PolicySpec]:
@@ -170,10 +218,24 @@ def left_out_tasks(home: Home, keys: Sequence[str], plan: Plan) -> list[str]:
         evaluated = plan[policy_key("rollouts", policy.name)]
         for key in keys:
             if key not in evaluated:
-                said.append(f"{policy.name} on {key} left out: `tracebed train plan {policy.name} {key}` says why")
+                said.append(f"{policy.name} on {key} left out: {_why_left_out(home, policy, key)}")
             elif key not in plan[asset]:
                 said.append(f"{policy.name} on {key}: its checkpoint is kept, not trained again")
     return said
+
+
+def _why_left_out(home: Home, policy: PolicySpec, task: str) -> str:
+    base = _base_of(policy, task) if policy.train else None
+    with dg.DagsterInstance.get() as instance:
+        added = task_keys(instance)
+        if base is None or known_attempts(home, policy.name, task) or _base_obtainable(home, instance, base):
+            return f"`tracebed train plan {policy.name} {task}` says why"
+    missing = [key for key in base.tasks if key not in added]
+    if missing:
+        return f"its base {base.name} is trained on {', '.join(missing)}, too: `tracebed task add {' '.join(missing)}`"
+    return (
+        f"its base {base.name} has no checkpoint: `tracebed train plan {base.policy} {base_task(base.name)}` says why"
+    )
 
 
 def submit_tasks(home: Home, keys: Sequence[str], only: Collection[str] = ()) -> str:

@@ -41,13 +41,9 @@ def with_earlier(new: Rows, earlier: TablePartition | None, name: str, identity:
     """
     if earlier is None:
         return replace(new, replaces="")
-    schema = {column.name: column.dtype for column in table(name).columns}
+    schema = table(name)
     kept = earlier.frame().join(new.frame.select(identity), on=identity, how="anti", nulls_equal=True)
-    kept = kept.with_columns(**{column: pl.lit(value) for column, value in changed.items()})
-    merged = pl.concat([new.frame, kept], how="diagonal").select(
-        pl.col(column).cast(dtype)
-        if column in {*new.frame.columns, *kept.columns}
-        else pl.lit(None, dtype).alias(column)
-        for column, dtype in schema.items()
-    )
+    kept = schema.completed(kept.with_columns(**{column: pl.lit(value) for column, value in changed.items()}))
+    columns = [pl.col(column.name).cast(column.dtype) for column in schema.columns]
+    merged = pl.concat([schema.completed(each).select(columns) for each in (new.frame, kept)])
     return replace(new, frame=merged, files=[*new.files, Input.of(earlier)], replaces=earlier.data_version)

@@ -54,6 +54,11 @@ class TableSchema:
         """A frame without rows in this schema, system columns included."""
         return pl.DataFrame(schema={column.name: column.dtype for column in (*self.columns, *SYSTEM_COLUMNS)})
 
+    def completed(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Rows of an earlier version of this schema in the present one: columns that they lack are null."""
+        missing = [column for column in self.columns if column.name not in frame.columns]
+        return frame.with_columns(pl.lit(None, column.dtype).alias(column.name) for column in missing)
+
     def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The frame with its columns in the schema's order.
 

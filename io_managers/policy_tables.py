@@ -22,6 +22,32 @@ _EVALUATED = (
     text("environment_hash", "hash of simulator, robosuite and task version"),
 )
 
+_TRAINED = (
+    text("checkpoint_hash", "SHA-256 of the checkpoint file"),
+    text("checkpoint_artifact", "the checkpoint file"),
+    text("origin", "TRAINED here, or EXTERNAL (imported)"),
+    volatile(text("attempt", "the training attempt, or the import, that it came from")),
+    _count("step", "training step; null where an imported file does not say", "steps", nullable=True),
+    flag(
+        "chosen",
+        "the checkpoint that success rates show: the best on the selection seeds, the later where equal, of "
+        "the newest attempt with what it resumed, or the newest import",
+    ),
+    number("loss", "training loss at that step", nullable=True),
+    _count("selection_successes", "successes on the selection seeds", nullable=True),
+    _count("selection_n", "episodes on the selection seeds", nullable=True),
+    _count("seed", "seed of the training; null for an import", "", nullable=True),
+    text("demonstrations_hash", "SHA-256 of the dataset; null where it is not known", nullable=True),
+    text("config_hash", "hash of everything that was configured", nullable=True),
+    text("settings", "JSON: the resolved configuration"),
+    volatile(text("versions", "JSON: versions of the libraries that trained it, as far as they are known")),
+    volatile(text("git_commit", "commit of the code that trained it; null where not known", nullable=True)),
+    text("source", "the file that was imported; null for TRAINED", nullable=True),
+    text("base_weights", "base that its weights come from, or scratch; null where it is not known", nullable=True),
+    text("base_verdict", "PROVEN, CONTRADICTED or UNDETERMINED, when it entered the platform", nullable=True),
+    text("base_evidence", "the verdict in words: the leaves and documents that decided it", nullable=True),
+)
+
 POLICY_TABLES = (
     TableSchema(
         "demonstrations",
@@ -45,29 +71,22 @@ POLICY_TABLES = (
         "one kept checkpoint of a policy on a task, of any attempt or import",
         (
             *_POLICY,
-            text("checkpoint_hash", "SHA-256 of the checkpoint file"),
-            text("checkpoint_artifact", "the checkpoint file"),
-            text("origin", "TRAINED here, or EXTERNAL (imported)"),
-            volatile(text("attempt", "the training attempt, or the import, that it came from")),
-            _count("step", "training step; null where an imported file does not say", "steps", nullable=True),
-            flag(
-                "chosen",
-                "the checkpoint that success rates show: the best on the selection seeds, the later where equal, of "
-                "the newest attempt with what it resumed, or the newest import",
-            ),
-            number("loss", "training loss at that step", nullable=True),
-            _count("selection_successes", "successes on the selection seeds", nullable=True),
-            _count("selection_n", "episodes on the selection seeds", nullable=True),
-            _count("seed", "seed of the training; null for an import", "", nullable=True),
-            text("demonstrations_hash", "SHA-256 of the dataset; null where it is not known", nullable=True),
-            text("config_hash", "hash of everything that was configured", nullable=True),
-            text("settings", "JSON: the resolved configuration"),
-            volatile(text("versions", "JSON: versions of the libraries that trained it, as far as they are known")),
-            volatile(text("git_commit", "commit of the code that trained it; null where not known", nullable=True)),
-            text("source", "the file that was imported; null for TRAINED", nullable=True),
+            *_TRAINED,
             time("recorded_at", "when it entered the platform"),
         ),
         identity=("suite", "task", "policy", "checkpoint_hash", "attempt"),
+    ),
+    TableSchema(
+        "base_checkpoint",
+        "one kept checkpoint of a base that was pre-trained here, of any attempt",
+        (
+            text("base", "base, as in bases.toml and the asset key"),
+            text("policy", "policy whose fine-tunes begin from it"),
+            text("tasks", "JSON: the tasks whose demonstrations it was trained on"),
+            *_TRAINED,
+            time("recorded_at", "when it entered the platform"),
+        ),
+        identity=("base", "checkpoint_hash", "attempt"),
     ),
     TableSchema(
         "train_attempts",
@@ -115,6 +134,9 @@ POLICY_TABLES = (
             text("stage", "success, error, or the stage where it stopped"),
             integer("steps", "control steps", "steps"),
             volatile(number("wall_s", "wall time of the episode", "s")),
+            volatile(number("policy_s", "of it, waiting for the policy's actions", "s", nullable=True)),
+            volatile(number("simulation_s", "of it, resetting and stepping the simulation", "s", nullable=True)),
+            volatile(number("server_s", "of policy_s, queue and inference in a policy server", "s", nullable=True)),
             _count("success_step", "step at which the task was solved", "steps", nullable=True),
             flag("fired", "the perturbation fired"),
             _count("fired_step", "step at which it fired", "steps", nullable=True),
@@ -144,6 +166,7 @@ POLICY_TABLES = (
             number("ci_low", "95 % Wilson interval", "0..1"),
             number("ci_high", "95 % Wilson interval", "0..1"),
             number("mean_steps", "mean control steps of the successes", "steps", nullable=True),
+            volatile(number("steps_per_s", "control steps a second of a worker's wall time", "1/s", nullable=True)),
             _count("fired", "episodes in which the perturbation fired", nullable=True),
             number("fire_rate", "fired / n", "0..1", nullable=True),
             number("recovery_rate", "successes after firing / fired", "0..1", nullable=True),
@@ -206,6 +229,9 @@ POLICY_TABLES = (
             number("ci_low", "95 % Wilson interval", "0..1"),
             number("ci_high", "95 % Wilson interval", "0..1"),
             number("recovery_rate", "successes after firing / fired", "0..1", nullable=True),
+            volatile(number("steps_per_s", "control steps a second of a worker's wall time", "1/s", nullable=True)),
+            text("base_weights", "base that its weights come from, or scratch; null where not known", nullable=True),
+            text("base_verdict", "PROVEN, CONTRADICTED or UNDETERMINED; null without a checkpoint", nullable=True),
         ),
         identity=("suite", "task", "policy", "checkpoint_hash", "evaluation", "arm"),
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -66,7 +66,7 @@ class Rows:
         itself did.
     replaces : data version of the partition that these rows were merged with ('' for none); publishing is refused when
         another run has published in the meantime. None where nothing was merged.
-    loaded_were_read : whether what Dagster loaded was used.
+    unread : assets that Dagster loaded although these rows were not made from them.
     """
 
     frame: pl.DataFrame
@@ -75,7 +75,7 @@ class Rows:
     node: str | None = None
     versions: Mapping[str, str] | None = None
     replaces: str | None = None
-    loaded_were_read: bool = True
+    unread: Collection[str] = ()
 
 
 def materialised(
@@ -163,7 +163,7 @@ class TableIOManager(dg.ConfigurableIOManager):
         code_version = context.step_context.job_def.asset_layer.get(context.asset_key).code_version
         partition = context.asset_partition_key if context.has_asset_partitions else ""
         loaded = self._loaded.pop((step.run_id, step.step.key), [])
-        inputs = [*(loaded if obj.loaded_were_read else []), *obj.files]
+        inputs = [*(each for each in loaded if each.asset not in obj.unread), *obj.files]
         origin = Origin(code_version or "", obj.job_key, obj.node or THIS_HOST, step.op_config, obj.versions)
         published, lineage = self._publish(context.asset_key, partition, obj, context.run_id, inputs, origin)
         context.add_output_metadata(

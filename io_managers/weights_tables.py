@@ -18,7 +18,7 @@ WEIGHTS_TABLES = (
             integer("elements", "product of the shape", "elements"),
             text("sha256_bf16", "SHA-256 of the row-major little-endian values, floating ones cast to bfloat16"),
             flag("constant", "all elements are the same: it tells nothing"),
-            text("path", "the checkpoint that was read"),
+            text("path", "the checkpoint that was read: a path, or an artifact of policy/base_checkpoint"),
             text("fingerprint", "one hash of names, shapes and hashes of all leaves of the base"),
         ),
     ),

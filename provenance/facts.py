@@ -18,6 +18,7 @@ from home import Home
 from io_managers.schemas import table
 from io_managers.tables import MissingPartition, TableStore
 from provenance.lineage import FILE, Record
+from provenance.weights.bases import base_task
 from provenance.weights.of_training import origin_of_training
 
 _SHOWN = 8
@@ -40,9 +41,7 @@ def facts_of(home: Home, name: str, rows: pl.DataFrame, address: str, record: Re
     teller = _TELLERS.get(name)
     if teller is None or rows.is_empty():
         return []
-    missing = [column for column in table(name).columns if column.name not in rows.columns]  # rows of before it existed
-    rows = rows.with_columns(pl.lit(None, column.dtype).alias(column.name) for column in missing)
-    return list(teller(_Asked(home, rows, record)))
+    return list(teller(_Asked(home, table(name).completed(rows), record)))
 
 
 @dataclass(frozen=True)
@@ -90,26 +89,46 @@ def _checkpoint(asked: _Asked) -> Iterator[Fact]:
             f"{row['origin']}, step {row['step']}{chosen}, sha256 {row['checkpoint_hash']}",
             row["checkpoint_artifact"],
         )
+        task = f"{row['suite']}.{row['task']}"
         if row["origin"] == "EXTERNAL":
             yield Fact("imported from", str(row["source"]))
-            yield Fact("base weights", "UNDETERMINED: nothing is known of its training")
-            continue
-        if row["selection_n"]:
-            yield Fact("selection seeds", f"{row['selection_successes']}/{row['selection_n']} solved at this step")
-        yield Fact("training seed", str(row["seed"]))
-        yield from _attempts(asked.home, row)
-        origin = origin_of_training(asked.home, row["policy"], f"{row['suite']}.{row['task']}", row["attempt"])
-        yield Fact("base weights", origin.sentence())
+        else:
+            if row["selection_n"]:
+                yield Fact("selection seeds", f"{row['selection_successes']}/{row['selection_n']} solved at this step")
+            yield Fact("training seed", str(row["seed"]))
+            yield from _attempts(asked.home, row["policy"], task, row["attempt"])
+        yield Fact("base weights", _base_weights(asked.home, task, row))
 
 
-def _attempts(home: Home, row: Mapping[str, Any]) -> Iterator[Fact]:
+def _base_weights(home: Home, task: str, row: Mapping[str, Any]) -> str:
+    """The verdict that was published with a checkpoint; of an older one, what documents say now."""
+    if row["base_verdict"] is not None:
+        return f"{row['base_verdict']} {row['base_weights'] or ''}".strip() + f": {row['base_evidence']}"
+    if row["origin"] == "EXTERNAL":
+        return "UNDETERMINED: nothing is known of its training"
+    return origin_of_training(home, row["policy"], task, row["attempt"]).sentence()
+
+
+def _base_checkpoint(asked: _Asked) -> Iterator[Fact]:
+    for row in asked.rows[:_SHOWN].iter_rows(named=True):
+        chosen = ", the chosen one" if row["chosen"] else ""
+        yield Fact(
+            f"base {row['base']}",
+            f"{row['origin']}, step {row['step']}{chosen}, on {', '.join(json.loads(row['tasks']))}, sha256 "
+            f"{row['checkpoint_hash']}",
+            row["checkpoint_artifact"],
+        )
+        yield from _attempts(asked.home, row["policy"], base_task(row["base"]), row["attempt"])
+
+
+def _attempts(home: Home, policy: str, task: str, newest: str) -> Iterator[Fact]:
     """The attempt of a checkpoint and those that it went on from, newest first."""
-    store, name, seen = TableStore(home.tables), row["attempt"], set()
+    store, seen = TableStore(home.tables), set()
+    name: str | None = newest
     while name is not None and name not in seen:
         seen.add(name)
         try:
-            key = (row["policy"], f"{row['suite']}.{row['task']}", name)
-            attempt = store.partition("train_attempts", key).frame().row(0, named=True)
+            attempt = store.partition("train_attempts", (policy, task, name)).frame().row(0, named=True)
         except MissingPartition:
             yield Fact("attempt", f"{name}, of which no row is left in train_attempts")
             return
@@ -229,6 +248,7 @@ _TELLERS: Mapping[str, Callable[[_Asked], Iterator[Fact]]] = {
     "success_rate": _success_rate,
     "rollouts": _rollouts,
     "checkpoint": _checkpoint,
+    "base_checkpoint": _base_checkpoint,
     "demonstrations": _demonstrations,
     "embedding": _embedding,
     "embedding_as_target": _embedding,

@@ -19,10 +19,11 @@ import numpy as np
 
 from replay.refusals import ReplayFailed
 from replay.values import differing_elements, largest_deviation
+from science.robots.rollouts.episode import TIMES
 
 VOLATILE_LEAVES: Mapping[str, frozenset[str]] = {
     # An episode's times, "the only fields that differ when it is run again" (science/robots/rollouts/episode.py).
-    ".npz": frozenset({"record.wall_s", "record.cpu_s"}),
+    ".npz": frozenset(f"record.{name}" for name in TIMES),
 }
 """Leaves that say when or how fast, by the file's suffix; not compared."""
 

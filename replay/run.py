@@ -126,7 +126,7 @@ def _run(scratch: Scratch, prepared: Prepared, definitions: dg.Definitions, on_p
     definition = definition_of(definitions, record.asset)
     wanted = [*((each.asset, each.partition) for each in record.inputs), (record.asset, record.partition)]
     with (
-        scratch.environment(prepared.configuration.recipes),
+        scratch.environment(prepared.configuration.files),
         dg.DagsterInstance.get() as instance,
         last_lines(scratch.home.jobs, on_progress),
     ):

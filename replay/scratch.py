@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,6 @@ from resources.compute.sites import load_sites
 
 SCRATCH = "scratch"
 _REMOVALS = 25
-_RECIPES, _RECIPES_VARIABLE = "recipes.toml", "TRACEBED_RECIPES"
 
 
 @dataclass(frozen=True)
@@ -112,13 +111,16 @@ class Scratch:
                 instance.add_dynamic_partitions(dimension, [name])
 
     @contextlib.contextmanager
-    def environment(self, recipes: str | None) -> Iterator[None]:
-        """This process and its jobs find the scratch home as theirs, and the recorded recipes; restored afterwards."""
+    def environment(self, files: Mapping[str, str]) -> Iterator[None]:
+        """This process and its jobs find the scratch home as theirs, and the recorded files; restored afterwards.
+
+        ``files`` maps a variable to the text of the file that it is to name.
+        """
         changed = {"TRACEBED_HOME": str(self.home.root), "DAGSTER_HOME": str(self.home.dagster)}
-        if recipes is not None:
-            path = self.home.root / _RECIPES
-            path.write_text(recipes)
-            changed[_RECIPES_VARIABLE] = str(path)
+        for variable, text in files.items():
+            path = self.home.root / f"{variable.removeprefix('TRACEBED_').lower()}.toml"
+            path.write_text(text)
+            changed[variable] = str(path)
         before = {name: os.environ.get(name) for name in changed}
         os.environ.update(changed)
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from io_managers.addresses import table_of
 from io_managers.tables import TablePartition
+from provenance.weights.bases import CHECKPOINT_TABLE
 from replay.refusals import ReplayRefused
 from replay.scratch import Scratch, link
 from replay.target import Target
@@ -32,7 +33,7 @@ def place_trainings(scratch: Scratch, target: Target, inputs: Sequence[TablePart
     ReplayRefused
         When a resumed attempt is gone.
     """
-    if table_of(target.record.asset)[0] == "checkpoint":
+    if table_of(target.record.asset)[0] in ("checkpoint", CHECKPOINT_TABLE):
         if (target.record.config or {}).get("intent") == RESUME:
             _place_chain(scratch, _resumed(target))
         return

@@ -31,8 +31,8 @@ def begun(prepared: Prepared) -> Iterator[str]:
 
 def source_of(prepared: Prepared) -> str:
     """Where the configuration was read."""
-    recipes = "; what came from recipes.toml, from the rows" if prepared.configuration.recipes is not None else ""
-    return prepared.configuration.source + recipes
+    files = "; what came from recipes.toml or bases.toml, from the rows" if prepared.configuration.files else ""
+    return prepared.configuration.source + files
 
 
 def differing(found: Sequence[str]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Training attempts: every one has a directory of its own, `training/<policy>/<task>/<attempt>/`.
 
-In it are `attempt.json` from before the job starts, checkpoints `step-<n>.pth`, `curve.jsonl` and `ending`. What is
-known is the union of directories and of the tables `train_attempts` and `checkpoint`, so that neither a lost folder nor
-a lost table makes a training begin anew in silence.
+In it are `attempt.json` from before the job starts, checkpoints `step-<n>.pth` or `step-<n>.tar`, `curve.jsonl` and
+`ending`. What is known is the union of directories and of the tables `train_attempts` and `checkpoint`, so that neither
+a lost folder nor a lost table makes a training begin anew in silence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from home import Home
 from io_managers.schemas import table
 from io_managers.tables import TableStore
 
-_CHECKPOINT = re.compile(r"step-(\d+)\.pth")
+_CHECKPOINT = re.compile(r"step-(\d+)\.(?:pth|tar)")
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,7 @@ def known_attempts(home: Home, policy: str, task: str) -> list[KnownAttempt]:
 
 def checkpoints_in(directory: Path) -> dict[int, Path]:
     """Step -> complete checkpoint of an attempt, in order of steps."""
-    steps = {
-        int(match[1]): path for path in directory.glob("step-*.pth") if (match := _CHECKPOINT.fullmatch(path.name))
-    }
+    steps = {int(match[1]): path for path in directory.glob("step-*") if (match := _CHECKPOINT.fullmatch(path.name))}
     return dict(sorted(steps.items()))
 
 

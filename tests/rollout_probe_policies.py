@@ -71,7 +71,7 @@ class Misbehaving(Policy):
 class OpenLoop(Policy):
     """Plays actions back, whatever it sees."""
 
-    observation: dict[str, int] = {}  # noqa: RUF012 - as the interface declares it
+    observation: dict[str, int] = {}
 
     def __init__(self, actions: np.ndarray):
         self.actions, self.action_dim = actions, actions.shape[1]

@@ -18,7 +18,7 @@ from rollout_probe_policies import BEHAVIOUR, MISBEHAVING, SOUND_SEEDS, UNFIT, b
 from science.robots.perturbations import CONTROL
 from science.robots.policies.registry import find_policy
 from science.robots.policies.scripted import make_expert
-from science.robots.rollouts.episode import Episode, hash_trajectory, last_stage, run_episode
+from science.robots.rollouts.episode import TIMES, Episode, hash_trajectory, last_stage, run_episode
 from science.robots.rollouts.pool import RolloutError, RolloutPool, RolloutRequest, run_rollouts
 from science.robots.rollouts.replay import replay
 from science.robots.rollouts.store import EpisodeDamaged, EpisodeStore, Evaluation, evaluate
@@ -63,7 +63,7 @@ def run(pool: RolloutPool, request: RolloutRequest, episodes, on_episode=lambda 
 
 
 def lasting(episode: Episode) -> dict:
-    return {name: value for name, value in episode.record().items() if name not in ("wall_s", "cpu_s")}
+    return {name: value for name, value in episode.record().items() if name not in TIMES}
 
 
 def lasting_without_text(row: dict) -> dict:

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from assets.policy.benchmark import board_markdown, paired_rows, pairs_markdown
+from assets.policy.benchmark import board_markdown, board_rows, paired_rows, pairs_markdown
+from assets.policy.references import ReferencesError, references, references_markdown
 from assets.policy.rollouts import with_earlier
 from assets.policy.success_rate import chosen_evaluation, rates, rates_markdown
 from home import Home
@@ -168,16 +169,56 @@ def test_policies_without_a_shared_seed_are_named():
 
 def test_the_leaderboard_shows_recovery_beside_the_rate():
     frame = rates(pl.concat([episodes(), episodes(arm="drop", outcomes="ssff")]), "e1", control=False)
-    board = frame.select([column.name for column in table("benchmark_policy").columns])
+    board = board_rows(frame)
     text = board_markdown(board, [None] * board.height)
     assert "3/4 = 0.75" in text and "drop 0.50" in text and "SUPERSEDED" not in text
+
+
+def test_the_leaderboard_says_where_weights_come_from_and_how_fast_it_ran():
+    frame = rates(episodes(), "e1", control=False)
+    (checkpoint_hash,) = frame["checkpoint_hash"]
+    columns = {column.name: None for column in table("checkpoint").columns}
+    told = {"checkpoint_hash": checkpoint_hash, "base_weights": "small", "base_verdict": "CONTRADICTED"}
+    told |= {name: frame[name][0] for name in ("suite", "task", "policy")}
+    checkpoint = pl.DataFrame([columns | told], schema={c.name: c.dtype for c in table("checkpoint").columns})
+    board = board_rows(frame, [checkpoint])
+    text = board_markdown(board, [None])
+    assert "small CONTRADICTED" in text
+    assert f"| {frame['steps_per_s'][0]:.0f} |" in text
+
+
+def test_references_stand_apart_and_in_no_table(tmp_path, monkeypatch):
+    shown = references_markdown(references())
+    assert "not measured here" in shown and "106/180 = 0.589" in shown and "0/250 = 0.000" in shown
+    assert references_markdown([]) == ""
+    monkeypatch.setenv("TRACEBED_REFERENCES", str(tmp_path / "none.toml"))
+    assert references() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "reference = 3",
+        "[other]",
+        "[[reference]]\npolicy = 'a'",
+        "[[reference]]\npolicy = 'a'\ntasks = 'b'\nsuccesses = 3\nn = 2\nsource = 'c'",
+        "[[reference]]\npolicy = 'a'\ntasks = 'b'\nsuccesses = true\nn = 2\nsource = 'c'",
+        "[[reference",
+    ],
+)
+def test_a_references_file_that_cannot_be_used_is_named(tmp_path, monkeypatch, text):
+    path = tmp_path / "references.toml"
+    path.write_text(text)
+    monkeypatch.setenv("TRACEBED_REFERENCES", str(path))
+    with pytest.raises(ReferencesError, match=str(path)):
+        references()
 
 
 def test_a_rate_whose_checkpoint_was_retrained_is_called_superseded_in_table_and_view(tmp_path):
     home = Home(tmp_path)
     ensure_catalog(home)
     frame = rates(episodes(), "e1", control=False)
-    board = frame.select([column.name for column in table("benchmark_policy").columns])
+    board = board_rows(frame)
     reasons = {}
     for when, row in {"before": {"chosen": True}, "after": {"chosen": False}}.items():
         publish_checkpoint(home, board["checkpoint_hash"][0], **row)

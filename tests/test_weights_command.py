@@ -19,6 +19,7 @@ from defs import build_defs
 from home import ROOT, Home
 from io_managers.tables import TableStore
 from provenance.weights.bases import Base, BaseError, base_candidate, load_bases, stored_fingerprint
+from science.robots.policies.registry import policy_specs
 
 HEAVY = ("torch", "jax", "orbax", "tensorstore", "safetensors", "scanpy", "mujoco")
 
@@ -252,8 +253,8 @@ def test_loading_definitions_with_bases_and_the_command_imports_nothing_heavy(ho
 # --- bases.toml ------------------------------------------------------------------------------------------------------
 
 
-def test_the_file_in_the_repository_has_no_base_and_its_example_can_be_read(tmp_path):
-    assert load_bases(ROOT / "bases.toml") == ()
+def test_the_bases_of_the_repository_are_trained_here_and_its_example_can_be_read(tmp_path):
+    assert all(base.policy in policy_specs() for base in load_bases(ROOT / "bases.toml"))
     lines = (ROOT / "bases.toml").read_text().splitlines()
     example = [
         line.removeprefix("# ") for line in lines if line.startswith(("# [", "# path =", "# desc", "# source ="))
@@ -261,6 +262,15 @@ def test_the_file_in_the_repository_has_no_base_and_its_example_can_be_read(tmp_
     (tmp_path / "bases.toml").write_text("\n".join(example))
     (base,) = load_bases(tmp_path / "bases.toml")
     assert base.name == "pi05_base" and base.source in base.places and str(base.path) in base.places
+
+
+def test_a_base_that_is_trained_here_has_tasks_and_settings_and_no_path(tmp_path):
+    (tmp_path / "bases.toml").write_text(
+        '[base.small]\npolicy = "tiny_vla"\ntasks = ["open.Lift"]\n[base.small.settings]\nsteps = 3\n'
+    )
+    (base,) = load_bases(tmp_path / "bases.toml")
+    assert (base.policy, base.tasks, dict(base.settings)) == ("tiny_vla", ("open.Lift",), {"steps": 3})
+    assert base.path is None and base.places == ("small",)
 
 
 def test_a_relative_path_is_relative_to_the_file(tmp_path):
@@ -277,8 +287,16 @@ def test_a_relative_path_is_relative_to_the_file(tmp_path):
         ("[base.Pi05]\npath = 'a'", r"found \[base.Pi05\], expected a name of lower-case letters"),
         ("[base.scratch]\npath = 'a'", "expected another name"),
         ("[base]\nx = 'a'", r"found base.x = 'a', expected a table \[base.x\]"),
-        ("[base.x]\n", r"\[base.x\] path = None, expected a path"),
-        ("[base.x]\npath = 3", r"path = 3, expected a path"),
+        ("[base.x]\n", r"\[base.x\] with \[\], expected either `path`, or `policy` and `tasks`"),
+        ("[base.x]\npath = 'a'\npolicy = 'b'", r"with \['path', 'policy'\], expected either `path`, or `policy`"),
+        ("[base.x]\npath = 3", r"path = 3, expected a text"),
+        ("[base.x]\npolicy = 'tiny_vla'", r"tasks = \[\], expected at least one task"),
+        (
+            "[base.x]\npolicy = 'tiny_vla'\ntasks = ['a', 'a']",
+            "expected at least one task `<suite>.<task>`, and each once",
+        ),
+        ("[base.x]\npolicy = 'tiny_vla'\ntasks = ['a']\npath = 'b'", "expected either `path`, or `policy`"),
+        ("[base.x]\npolicy = 'tiny_vla'\ntasks = ['a']\nsettings = 3", "settings = 3, expected a table"),
         ("[base.x]\npath = 'gs://a/b'", "an address belongs into `source`"),
         ("[base.x]\npath = 'a'\nsource = 3", "source = 3, expected a text"),
         ("[base.x]\npath = 'a'\nurl = 'b'", r"\[base.x\] with \['url'\], expected only"),

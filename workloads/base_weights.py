@@ -15,7 +15,7 @@ from workloads.job import Job, open_job
 def main() -> None:
     """Run the job."""
     with open_job() as job:
-        path = Path(job.params["path"])
+        path, where = _place(job)
         weights = open_weights(path)
         names = list(weights.names())
         job.progress(0.0, f"{len(names)} leaves of a checkpoint of {weights.format}")
@@ -26,7 +26,7 @@ def main() -> None:
         fingerprint = Fingerprint.of_leaves(found)
         _check(job, fingerprint)
         rows = fingerprint.frame().with_columns(
-            base=pl.lit(job.params["base"]), path=pl.lit(str(path)), fingerprint=pl.lit(fingerprint.digest)
+            base=pl.lit(job.params["base"]), path=pl.lit(where), fingerprint=pl.lit(fingerprint.digest)
         )
         job.publish(
             rows.select([column.name for column in table("base_weights").columns]),
@@ -37,6 +37,14 @@ def main() -> None:
                 "fingerprint": fingerprint.digest,
             },
         )
+
+
+def _place(job: Job) -> tuple[Path, str]:
+    """The base's checkpoint, and what it is called: a path, or the artifact of one that was trained here."""
+    if job.params["path"] is not None:
+        return Path(job.params["path"]), job.params["path"]
+    name = job.input("checkpoint").frame().filter("chosen")["checkpoint_artifact"][0]
+    return job.artifact(name), name
 
 
 def _check(job: Job, fingerprint: Fingerprint) -> None:

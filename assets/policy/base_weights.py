@@ -7,8 +7,9 @@ import dagster as dg
 from assets.policy.keys import policy_key
 from io_managers.content import file_hash
 from io_managers.table_io_manager import materialised
+from io_managers.tables import TablePartition
 from provenance.lineage import Input
-from provenance.weights.bases import TABLE, Base
+from provenance.weights.bases import CHECKPOINT_TABLE, TABLE, Base
 from resources.compute.compute import Compute
 from resources.compute.interface import Needs
 
@@ -18,9 +19,11 @@ _NEEDS = Needs(memory_gb=12, packages=("ml_dtypes", "tensorstore"))
 def build_base_weights(base: Base) -> dg.AssetsDefinition:
     """The asset `policy/base_weights/<base>`."""
     key = policy_key(TABLE, base.name)
+    trained_here = {"checkpoint": dg.AssetIn(policy_key(CHECKPOINT_TABLE, base.name))} if base.path is None else {}
 
     @dg.asset(
         key=key,
+        ins=trained_here,
         io_manager_key="tables",
         group_name="policy",
         kinds={"numpy"},
@@ -33,18 +36,20 @@ def build_base_weights(base: Base) -> dg.AssetsDefinition:
             dg.AssetCheckSpec("tells_apart", asset=key, description="some leaf is not one constant throughout")
         ],
     )
-    def base_weights(context: dg.AssetExecutionContext, compute: Compute):
-        path = str(base.path)
+    def base_weights(context: dg.AssetExecutionContext, compute: Compute, **checkpoint: TablePartition):
+        path = None if base.path is None else str(base.path)
         result = yield from compute.run(
             context,
             "workloads.base_weights",
-            inputs={},
+            inputs=checkpoint,
             params={"base": base.name, "path": path},
             needs=_NEEDS,
         )
-        # A folder, or a file that only the node has, is named by what it holds.
-        digest = file_hash(base.path) if base.path.is_file() else result.rows.frame["fingerprint"][0]
-        source = Input("file", path, digest, None, path)
-        yield materialised(replace(result.rows, files=[source]), result.metadata, result.checks)
+        files = []
+        if base.path is not None:
+            # A folder, or a file that only the node has, is named by what it holds.
+            digest = file_hash(base.path) if base.path.is_file() else result.rows.frame["fingerprint"][0]
+            files = [Input("file", str(path), digest, None, str(path))]
+        yield materialised(replace(result.rows, files=files), result.metadata, result.checks)
 
     return base_weights

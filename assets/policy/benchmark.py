@@ -7,12 +7,15 @@ import dagster as dg
 import polars as pl
 
 from assets.policy.keys import BENCHMARK, BENCHMARK_PAIRS, policy_key
+from assets.policy.references import references, references_markdown
 from assets.policy.success_rate import CONTROL_ARM, solved
 from io_managers.catalog import superseded
 from io_managers.schemas import table
 from io_managers.table_io_manager import SKIP_MISSING, Rows, TableIOManager, materialised
 from io_managers.tables import TablePartition
 from science.robots.policies.base import PolicySpec
+
+_CHECKPOINT = "checkpoint_of_"
 
 
 def build_benchmarks(policies: Sequence[PolicySpec]) -> list[dg.AssetsDefinition]:
@@ -21,16 +24,20 @@ def build_benchmarks(policies: Sequence[PolicySpec]) -> list[dg.AssetsDefinition
 
 
 def _leaderboard(policies: Sequence[PolicySpec]) -> dg.AssetsDefinition:
+    ins = {each.name: dg.AssetIn(policy_key("success_rate", each.name), metadata=SKIP_MISSING) for each in policies}
+    checkpoints = {_CHECKPOINT + each.name: policy_key("checkpoint", each.name) for each in policies if each.trained}
+
     @dg.asset(
         key=BENCHMARK,
-        ins={each.name: dg.AssetIn(policy_key("success_rate", each.name), metadata=SKIP_MISSING) for each in policies},
+        ins=ins | {name: dg.AssetIn(each, metadata=SKIP_MISSING) for name, each in checkpoints.items()},
         io_manager_key="tables",
         group_name="benchmark",
         kinds={"polars", "parquet"},
-        code_version="1",
+        code_version="2",
         description=(
-            "Success rates of all policies with intervals, by suite and task, with scripted and random as controls. "
-            "Suites are never mixed; what was not materialised is named, not filled in."
+            "Success rates of all policies with intervals, by suite and task, with scripted and random as controls, "
+            "and the base that their weights come from. Suites are never mixed; what was not materialised is named, "
+            "not filled in; numbers of `references.toml` stand apart, and are no results."
         ),
         check_specs=[
             dg.AssetCheckSpec(
@@ -56,15 +63,14 @@ def _leaderboard(policies: Sequence[PolicySpec]) -> dg.AssetsDefinition:
     def benchmark_policy(
         context: dg.AssetExecutionContext,
         tables: dg.ResourceParam[TableIOManager],
-        **rates: dict[str, TablePartition],
+        **inputs: dict[str, TablePartition],
     ):
-        frames = [each.frame() for partitions in rates.values() for each in partitions.values()]
+        rates = {name: each for name, each in inputs.items() if name not in checkpoints}
+        frames = [_completed("success_rate", each) for partitions in rates.values() for each in partitions.values()]
         if not frames:
             raise dg.Failure("no success rate exists yet; materialise policy/success_rate/* first", allow_retries=False)
-        columns = [column.name for column in table("benchmark_policy").columns]
-        order = ["suite", "task", "arm", "control", "rate", "policy"]
-        board = pl.concat(frames).filter("chosen").select(columns)
-        board = board.sort(order, descending=[False, False, False, False, True, False], nulls_last=True)
+        trained = [_completed("checkpoint", each) for name in checkpoints for each in inputs[name].values()]
+        board = board_rows(pl.concat(frames), trained)
         rated = set(board.select(pl.format("{}.{} {}", "suite", "task", "policy")).to_series())
         unrated = sorted(
             f"{task} {name}"
@@ -84,7 +90,7 @@ def _leaderboard(policies: Sequence[PolicySpec]) -> dg.AssetsDefinition:
         return materialised(
             Rows(board),
             {
-                "table": dg.MetadataValue.md(board_markdown(board, reasons)),
+                "table": dg.MetadataValue.md(board_markdown(board, reasons) + references_markdown(references())),
                 "tasks": len({key for partitions in rates.values() for key in partitions}),
                 "without_a_rate": dg.MetadataValue.json(unrated),
             },
@@ -111,6 +117,25 @@ def _leaderboard(policies: Sequence[PolicySpec]) -> dg.AssetsDefinition:
     return benchmark_policy
 
 
+def _completed(name: str, partition: TablePartition) -> pl.DataFrame:
+    schema = table(name)
+    return schema.completed(partition.frame()).select([column.name for column in schema.columns])
+
+
+def board_rows(rates: pl.DataFrame, checkpoints: Sequence[pl.DataFrame] = ()) -> pl.DataFrame:
+    """Rows of table `benchmark_policy`, best first within a task and arm.
+
+    ``checkpoints`` (rows of that table) tell the base that weights come from, and the verdict on that.
+    """
+    columns = [column.name for column in table("benchmark_policy").columns]
+    key, told = ["suite", "task", "policy", "checkpoint_hash"], ["base_weights", "base_verdict"]
+    kinds = {column.name: column.dtype for column in table("checkpoint").columns if column.name in (*key, *told)}
+    origins = pl.concat([pl.DataFrame(schema=kinds), *(each.select(list(kinds)) for each in checkpoints)])
+    board = rates.filter("chosen").join(origins.unique(key, keep="first"), on=key, how="left").select(columns)
+    order = ["suite", "task", "arm", "control", "rate", "policy"]
+    return board.sort(order, descending=[False, False, False, False, True, False], nulls_last=True)
+
+
 def _without_controls(rates: Mapping[str, Mapping[str, TablePartition]], controls: Sequence[str]) -> list[str]:
     tasks = {task for partitions in rates.values() for task in partitions}
     return sorted(f"{task} lacks {name}" for task in tasks for name in controls if task not in rates[name])
@@ -122,8 +147,8 @@ def board_markdown(board: pl.DataFrame, superseded: Sequence[str | None]) -> str
     ``superseded`` says of each row why it is not what would be computed now, or None.
     """
     lines = [
-        "| suite | task | policy | success | 95 % | n | errors | recovery |",
-        "|---|---|---|---:|---|---:|---:|---|",
+        "| suite | task | policy | success | 95 % | n | errors | recovery | base weights | steps/s |",
+        "|---|---|---|---:|---|---:|---:|---|---|---:|",
     ]
     noted = board.with_columns(superseded=pl.Series(superseded, dtype=pl.String))
     for row in noted.filter(pl.col("arm") == CONTROL_ARM).iter_rows(named=True):
@@ -134,7 +159,9 @@ def board_markdown(board: pl.DataFrame, superseded: Sequence[str | None]) -> str
         name = row["policy"] + (" (control)" if row["control"] else "")
         name += f" (SUPERSEDED: {row['superseded']})" if row["superseded"] else ""
         interval = f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
-        cells = (row["suite"], row["task"], name, rate, interval, row["n"], row["errors"], recovery)
+        origin = f"{row['base_weights'] or ''} {row['base_verdict'] or ''}".strip()
+        speed = "" if row["steps_per_s"] is None else f"{row['steps_per_s']:.0f}"
+        cells = (row["suite"], row["task"], name, rate, interval, row["n"], row["errors"], recovery, origin, speed)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -164,7 +191,7 @@ def _pairs(policies: Sequence[PolicySpec]) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, benchmark: TablePartition, **rollouts: dict[str, TablePartition]
     ):
         shown = benchmark.frame().filter(pl.col("arm") == CONTROL_ARM)["evaluation"].to_list()
-        frames = [each.frame() for partitions in rollouts.values() for each in partitions.values()]
+        frames = [_completed("rollouts", each) for partitions in rollouts.values() for each in partitions.values()]
         episodes = pl.concat(frames).filter(pl.col("evaluation").is_in(shown) & (pl.col("arm") == CONTROL_ARM))
         rows, unshared = paired_rows(episodes)
         schema = {column.name: column.dtype for column in table("benchmark_policy_pairs").columns}

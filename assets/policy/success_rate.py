@@ -110,6 +110,7 @@ def _rate(episodes: pl.DataFrame, control: pl.DataFrame | None) -> dict:
         "ci_low": interval.low,
         "ci_high": interval.high,
         "mean_steps": episodes.filter(pl.col("outcome") == "success")["steps"].mean(),
+        "steps_per_s": _steps_per_s(episodes),
     }
     if first["arm"] == CONTROL_ARM:
         return row
@@ -118,6 +119,12 @@ def _rate(episodes: pl.DataFrame, control: pl.DataFrame | None) -> dict:
         paired = mcnemar(solved(episodes), solved(control))
         row |= {"paired_difference": paired.difference.value, "paired_p": paired.p}
     return row
+
+
+def _steps_per_s(episodes: pl.DataFrame) -> float | None:
+    """Control steps a second of one worker's wall time, of the episodes that took any."""
+    wall_s = float(episodes["wall_s"].sum())
+    return int(episodes["steps"].sum()) / wall_s if wall_s > 0 else None
 
 
 def _recovery(episodes: pl.DataFrame) -> dict:

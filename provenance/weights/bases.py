@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from provenance.weights.fingerprint import Fingerprint, fingerprint
 from provenance.weights.readers import open_weights
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_FIELDS = {"path", "description", "source"}
+_PUBLISHED = {"path": str, "description": str, "source": str}
+_TRAINED = {"policy": str, "tasks": list, "settings": dict, "description": str}
+_KINDS = {str: "text", list: "list", dict: "table"}
 TABLE = "base_weights"
+CHECKPOINT_TABLE = "base_checkpoint"
 
 
 class BaseError(ValueError):
@@ -27,26 +30,38 @@ class BaseError(ValueError):
 
 @dataclass(frozen=True)
 class Base:
-    """One base.
+    """One base: a checkpoint that lies somewhere, or one that a policy is pre-trained to here.
 
     Attributes
     ----------
     name : part of the asset key.
-    path : its checkpoint.
+    path : its checkpoint; None where it is pre-trained here.
     description : what it is.
     source : where it was published; a path in a log or configuration is recognised by it, too.
+    policy : the policy that is pre-trained; None where it is not done here.
+    tasks : the tasks whose demonstrations it is pre-trained on.
+    settings : of that training.
     """
 
     name: str
-    path: Path
+    path: Path | None = None
     description: str | None = None
     source: str | None = None
+    policy: str | None = None
+    tasks: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Paths and addresses that it is known at."""
-        found = (str(self.path), str(self.path.resolve()), *([self.source] if self.source else []))
+        """Paths and addresses that it is known at; its name is known everywhere."""
+        paths = (str(self.path), str(self.path.resolve())) if self.path else (self.name,)
+        found = (*paths, *([self.source] if self.source else []))
         return tuple(dict.fromkeys(found))
+
+
+def base_task(name: str) -> str:
+    """What attempts at a base are filed under, where those at a task have the task's key."""
+    return f"base.{name}"
 
 
 def bases_file() -> Path:
@@ -77,12 +92,25 @@ def _base(path: Path, name: str, given: Any) -> Base:
     _expect(bool(_NAME.fullmatch(name)), path, where, "a name of lower-case letters, digits and _")
     _expect(name != SCRATCH, path, where, f"another name ({SCRATCH} is no base at all)")
     _expect(isinstance(given, Mapping), path, f"base.{name} = {given!r}", f"a table {where}")
-    _expect(set(given) <= _FIELDS, path, f"{where} with {sorted(set(given) - _FIELDS)}", f"only {sorted(_FIELDS)}")
-    for field in _FIELDS:
-        value = given.get(field)
-        needed = field == "path"
-        right = isinstance(value, str) and bool(value) if needed or value is not None else True
-        _expect(right, path, f"{where} {field} = {value!r}", "a path" if needed else "a text")
+    trained = "policy" in given
+    fields = _TRAINED if trained else _PUBLISHED
+    both = sorted(set(given) & {"policy", "path"})
+    _expect(len(both) == 1, path, f"{where} with {both or sorted(given)}", "either `path`, or `policy` and `tasks`")
+    _expect(set(given) <= set(fields), path, f"{where} with {sorted(set(given) - set(fields))}", f"only {[*fields]}")
+    for each, value in given.items():
+        right = isinstance(value, fields[each]) and (bool(value) or each == "settings")
+        _expect(right, path, f"{where} {each} = {value!r}", f"a {_KINDS[fields[each]]} that is not empty")
+    if trained:
+        tasks = given.get("tasks", [])
+        keys = bool(tasks) and all(isinstance(each, str) for each in tasks) and len(set(tasks)) == len(tasks)
+        _expect(keys, path, f"{where} tasks = {tasks!r}", "at least one task `<suite>.<task>`, and each once")
+        return Base(
+            name,
+            description=given.get("description"),
+            policy=given["policy"],
+            tasks=tuple(tasks),
+            settings=given.get("settings", {}),
+        )
     local = "://" not in given["path"]
     _expect(local, path, f"{where} path = {given['path']!r}", "a path here; an address belongs into `source`")
     return Base(name, path.parent / Path(given["path"]).expanduser(), given.get("description"), given.get("source"))
@@ -94,12 +122,17 @@ def _expect(holds: bool, path: Path, found: str, expected: str) -> None:
 
 
 def stored_fingerprint(base: Base, store: TableStore) -> Fingerprint | None:
-    """The fingerprint that `policy/base_weights/<name>` published of the base at this path; None where it did not."""
+    """The fingerprint that `policy/base_weights/<name>` published of the base; None where it did not.
+
+    Of a base that lies at a path, only what was read at that path counts.
+    """
     try:
         rows = store.partition(TABLE, (base.name, "all")).frame()
     except MissingPartition:
         return None
-    return Fingerprint.from_frame(rows) if set(rows["path"]) == {str(base.path)} else None
+    if base.path is not None and set(rows["path"]) != {str(base.path)}:
+        return None
+    return Fingerprint.from_frame(rows)
 
 
 def base_candidate(base: Base, store: TableStore) -> Candidate:
@@ -107,7 +140,15 @@ def base_candidate(base: Base, store: TableStore) -> Candidate:
 
     Raises
     ------
+    BaseError
+        When it is pre-trained here and its fingerprints were not published.
     WeightsError
         When it was not published and cannot be read.
     """
-    return Candidate(base.name, stored_fingerprint(base, store) or fingerprint(open_weights(base.path)), base.places)
+    stored = stored_fingerprint(base, store)
+    if stored is None and base.path is None:
+        raise BaseError(
+            f"found no fingerprint of base {base.name!r}, expected policy/{TABLE}/{base.name} to be materialised "
+            f"(after policy/{CHECKPOINT_TABLE}/{base.name}, its training)"
+        )
+    return Candidate(base.name, stored or fingerprint(open_weights(base.path or Path())), base.places)

@@ -1,4 +1,4 @@
-"""What a BC-RNN checkpoint says of its settings, for a diagnosis."""
+"""What a BC-RNN checkpoint says of itself, for an import and for a diagnosis."""
 
 from __future__ import annotations
 
@@ -6,6 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from science.robots.bc_rnn.checkpoint import inspect_checkpoint
+from science.robots.policies.base import Inspected
+
+
+def inspect(checkpoint: Path) -> Inspected:
+    """What the file tells; nothing in it is run.
+
+    Raises
+    ------
+    CheckpointError
+        For a file that is no sound BC-RNN checkpoint.
+    """
+    info = inspect_checkpoint(checkpoint)
+    settings = {
+        **info.settings,
+        "observation": dict(info.observation),
+        "seq_length": info.seq_length,
+        "rnn_horizon": info.rnn_horizon,
+        "normalised": info.normalised,
+        "env_name": info.env_name,
+    }
+    return Inspected(info.step, info.settings.get("seed"), settings, dict(info.versions), info.data_sha256)
 
 
 def facts(checkpoint: Path) -> dict[str, Any]:

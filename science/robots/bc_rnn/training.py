@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,29 +31,7 @@ from science.robots.bc_rnn.robomimic_imports import (
 from science.robots.bc_rnn.sequences import TrainingSequences
 from science.robots.demonstration_checks import TRAIN, DemonstrationError, validate_demonstrations
 from science.robots.tasks.base import Task
-
-
-class TrainingError(ValueError):
-    """Training that cannot start or go on."""
-
-
-@dataclass
-class TrainingResult:
-    """What a run of training did.
-
-    Attributes
-    ----------
-    first_step, last_step : gradient steps done before and after it.
-    finished : whether ``last_step`` is the configuration's; False where it was asked to stop.
-    checkpoints : those written, by step.
-    losses : negative log-likelihood of each gradient step of this run.
-    """
-
-    first_step: int
-    last_step: int
-    finished: bool
-    checkpoints: dict[int, Path] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
+from science.robots.training_result import TrainingError, TrainingResult
 
 
 def train(

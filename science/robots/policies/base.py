@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -41,11 +41,16 @@ class Policy(ABC):
     cameras : pictures that it reads, camera -> (height, width); each is in the observation as ``<camera>_image``,
         ``[height, width, 3]`` uint8, first row on top.
     action_dim : length of its actions.
+    server_s : queue and inference in a policy server since `start`, in s; None where no server is asked.
     """
 
     observation: Mapping[str, int]
     cameras: Mapping[str, tuple[int, int]] = {}
     action_dim: int
+
+    @property
+    def server_s(self) -> float | None:
+        return None
 
     @abstractmethod
     def start(self, seed: int) -> None:
@@ -75,9 +80,18 @@ class PolicySpec:
     settings : `module:function`, called with what was configured for a training; returns all of its settings, checked,
         and the names of those that a resume may change. Imports nothing heavy. A setting `weight_loader` names the
         base weights that a fresh training starts from; without it, a training is one from scratch.
+    inspect : `module:function`, called with the `Path` of a checkpoint from elsewhere; returns what it says of itself
+        as `Inspected`, after it was found to be sound.
+    rewrite_trusted : `module:function`, called with such a checkpoint that asks to run code and is trusted, and the
+        `Path` at which to write it as plain data; None where checkpoints hold no code.
+    weights : whether a checkpoint holds weights; False where it only says which server to ask.
+    frozen : `module:function`, called with the settings of a training; returns patterns of the leaves that it leaves
+        untouched, by which a wrong base shows.
     facts : `module:function`, called with the `Path` of a checkpoint; returns what is known of its settings (fields of
         `science.robots.diagnosis.facts.Facts`) for a diagnosis.
+    framework : what its checkpoints are made with, for the UI; None where there is nothing to say.
     packages : Python packages, by import name, that must be where it is trained or rolled out.
+    served : whether rollouts ask one server for it unless they are told otherwise, rather than load it in each worker.
     control : whether it stands in every table as a bound, not as a contestant.
     version : raised whenever the policy's own code changes what it does.
     """
@@ -88,8 +102,14 @@ class PolicySpec:
     trained: bool = False
     train: str | None = None
     settings: str | None = None
+    inspect: str | None = None
+    rewrite_trusted: str | None = None
+    weights: bool = True
+    frozen: str | None = None
     facts: str | None = None
+    framework: str | None = None
     packages: tuple[str, ...] = ()
+    served: bool = False
     control: bool = False
     version: str = "1"
 
@@ -122,10 +142,35 @@ class PolicySpec:
     def _load(self, task: Task, checkpoint: Path | None) -> Policy | BatchedPolicy:
         if self.trained and checkpoint is None:
             raise PolicyError(f"policy {self.name!r} needs a checkpoint and was given none")
-        module, _, function = self.load.partition(":")
-        policy: Policy | BatchedPolicy = getattr(import_module(module), function)(task, checkpoint)
+        policy: Policy | BatchedPolicy = called(self.load, task, checkpoint)
         require_fit(f"policy {self.name!r}", policy, task)
         return policy
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What a checkpoint from elsewhere says of itself, as JSON types.
+
+    Attributes
+    ----------
+    step : training steps; None where it does not say.
+    seed : of its training; None where it does not say.
+    settings : its configuration; `weight_loader` where it says what it began from.
+    versions : of the libraries that trained it.
+    data_hash : SHA-256 of the dataset; None where it does not say.
+    """
+
+    step: int | None
+    seed: int | None
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    data_hash: str | None = None
+
+
+def called(function: str, *arguments: object) -> Any:
+    """The result of a spec's ``module:function``."""
+    module, _, name = function.partition(":")
+    return getattr(import_module(module), name)(*arguments)
 
 
 def require_fit(what: str, policy: Policy | BatchedPolicy, task: Task) -> None:

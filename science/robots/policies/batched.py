@@ -63,6 +63,7 @@ class BatchedPolicy(ABC):
     noise_shape : of the noise of one row; empty where it takes none.
     stateful : whether an answer depends on earlier rows of its session.
     prompt : the instruction that it was made for; None where it reads none.
+    server_s : queue and inference in a policy server so far, in s; None where this is no policy of a server.
     batch_sizes : numbers of rows that give the same bits whatever the other rows are, ascending; a batch is padded to
         one of them. None where any number does.
     """
@@ -76,6 +77,7 @@ class BatchedPolicy(ABC):
     stateful: bool = False
     prompt: str | None = None
     batch_sizes: Sequence[int] | None = None
+    server_s: float | None = None
 
     def warm_up(self, n_rows: int) -> None:
         """Compile what a batch of ``n_rows`` needs, so that no episode waits for it."""
@@ -125,6 +127,12 @@ class ChunkedEpisode(Policy):
         if self._session is not None:
             self.policy.forget(self._session)
         self._session, self._seed, self._step = uuid.uuid4().hex, seed, 0
+        self._server_s = self.policy.server_s
+
+    @property
+    def server_s(self) -> float | None:
+        now = self.policy.server_s
+        return None if now is None or self._server_s is None else now - self._server_s
 
     def act(self, observation: Observation) -> np.ndarray:
         if self._session is None:

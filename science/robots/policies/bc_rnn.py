@@ -11,6 +11,9 @@ SPEC = PolicySpec(
     trained=True,
     train="workloads.train_bc_rnn",
     settings="science.robots.bc_rnn.config:resolve",
+    inspect="science.robots.bc_rnn.facts:inspect",
     facts="science.robots.bc_rnn.facts:facts",
+    rewrite_trusted="science.robots.bc_rnn.trusted:rewrite_as_plain_data",
+    framework="pytorch",
     packages=("torch", "robomimic"),
 )

@@ -29,6 +29,9 @@ DROPPED = "dropped"
 TIMEOUT = "timeout"
 
 ARRAYS = ("states", "actions", "milestones")
+_LATER_TIMES = ("policy_s", "simulation_s", "server_s")
+TIMES = ("wall_s", "cpu_s", *_LATER_TIMES)
+"""Fields that differ when an episode is run again."""
 
 
 class SimulationError(RuntimeError):
@@ -45,7 +48,10 @@ class Episode:
     outcome : one of `OUTCOMES`.
     stage : the outcome, or for a failure the stage where it stopped, see `last_stage`.
     steps : control steps that were taken.
-    wall_s, cpu_s : wall and CPU time of the episode, in s; the only fields that differ when it is run again.
+    wall_s, cpu_s : wall and CPU time of the episode, in s.
+    policy_s, simulation_s : of the wall time, waiting for actions, and resetting and stepping the simulation; None
+        where it was not measured.
+    server_s : of ``policy_s``, queue and inference in a policy server; None without a server.
     engine : the control step that ran it.
     success_step : index of the first state in which the task was solved and no perturbation was at work.
     fired_step : index of the first state that shows the perturbation; None where it did not fire.
@@ -70,6 +76,9 @@ class Episode:
     initial_state_hash: str | None = None
     trajectory_hash: str | None = None
     error: str | None = None
+    policy_s: float | None = None
+    simulation_s: float | None = None
+    server_s: float | None = None
     states: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False)
     actions: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False)
     milestones: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=bool), repr=False)
@@ -93,16 +102,16 @@ class Episode:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Episode:
-        """The episode of what `record` gave, and its arrays.
+        """The episode of what `record` gave, and its arrays. Times that older records lack are None.
 
         Raises
         ------
         KeyError
             When a field or an array is missing.
         """
-        names = [each.name for each in fields(cls) if each.name not in ARRAYS]
+        names = [each.name for each in fields(cls) if each.name not in (*ARRAYS, *_LATER_TIMES)]
         given: dict[str, Any] = {name: record[name] for name in names} | {name: arrays[name] for name in ARRAYS}
-        return cls(**given)
+        return cls(**(given | {name: record.get(name) for name in _LATER_TIMES}))
 
 
 def run_episode(
@@ -191,10 +200,13 @@ class _Run:
         self.milestones: list[tuple[bool, ...]] = []
         self.holding = False
         self.where = "simulation.reset"
+        self.policy_s = self.simulation_s = 0.0
 
     def play(self, seed: int, horizon_steps: int) -> str:
         """Run to the end; returns the outcome."""
+        began_s = time.perf_counter()
         observation = self.simulation.reset(seed)
+        self.simulation_s += time.perf_counter() - began_s
         self._see()
         if self.simulation.success():
             return SOLVED_AT_RESET
@@ -202,12 +214,16 @@ class _Run:
         self.policy.start(seed)
         for step in range(horizon_steps):
             self.where = f"policy.act at step {step}"
+            began_s = time.perf_counter()
             action = checked_action(self.policy.act(observation), self.simulation.task.action_dim)
+            self.policy_s += time.perf_counter() - began_s
             if self.disturbance:
                 self.where = f"the perturbation at step {step}"
                 action = self.disturbance.before_step(self.simulation, action, step)
             self.where = f"simulation.step at step {step}"
+            began_s = time.perf_counter()
             observation = self.simulation.step(action)
+            self.simulation_s += time.perf_counter() - began_s
             self.actions.append(action)
             self._see()
             if self.simulation.success() and not (self.disturbance and self.disturbance.at_work(step + 1)):
@@ -254,6 +270,9 @@ class _Run:
             initial_state_hash=hashlib.sha256(states[0].tobytes()).hexdigest() if n_states else None,
             trajectory_hash=hash_trajectory(states, actions) if n_states else None,
             error=error,
+            policy_s=self.policy_s,
+            simulation_s=self.simulation_s,
+            server_s=self.policy.server_s,
             states=states,
             actions=actions,
             milestones=milestones,

@@ -50,6 +50,8 @@ class RolloutRequest:
     horizon_steps : after which an episode ends; None for the task's own.
     policy_spec : the policy itself, where it is no registered one.
     load : ``module:function`` that is called with the request and makes the simulation in place of the task's own.
+    server : ``ws://host:port`` of a policy server that has this policy and checkpoint and answers for the worker; None
+        where the worker loads the policy itself. An episode does not depend on it. Its key is in the environment.
     """
 
     task: str
@@ -59,6 +61,7 @@ class RolloutRequest:
     horizon_steps: int | None = None
     policy_spec: PolicySpec | None = None
     load: str | None = None
+    server: str | None = None
 
 
 def run_rollouts(

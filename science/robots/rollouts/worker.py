@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from science.robots.policies.base import Policy
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import run_episode
-from science.robots.tasks.base import Simulation
+from science.robots.tasks.base import Simulation, Task
 from science.robots.tasks.engines import make_simulation
 from science.robots.tasks.registry import find_task, require_available
 
@@ -51,6 +51,22 @@ def build_simulation(request: RolloutRequest) -> Simulation:
     return make_simulation(task, request.engine)
 
 
+def build_policy(request: RolloutRequest, task: Task) -> Policy:
+    """The request's policy: loaded here, or asked of the server that the request names.
+
+    Raises
+    ------
+    PolicyError
+        For a policy that does not exist or does not fit the task, or a server that has another one.
+    """
+    spec = request.policy_spec or find_policy(request.policy)
+    if request.server is None:
+        return spec.make(task, request.checkpoint)
+    from science.robots.serving.rollouts import served_policy
+
+    return served_policy(request.server, spec, task, request.checkpoint)
+
+
 class _Bench:
     """What is built so far: a new request builds anew only what differs."""
 
@@ -66,15 +82,14 @@ class _Bench:
             if self.simulation is not None:
                 self.simulation.close()
             self.simulation = build_simulation(request)
-        spec = request.policy_spec or find_policy(request.policy)
-        self.policy = spec.make(self.simulation.task, request.checkpoint)
+        self.policy = build_policy(request, self.simulation.task)
         self.request = request
         return self.simulation.engine
 
 
 def _of_simulation(request: RolloutRequest) -> RolloutRequest:
     """The request without what has no part in its simulation."""
-    return replace(request, policy="", policy_spec=None, checkpoint=None, horizon_steps=None)
+    return replace(request, policy="", policy_spec=None, checkpoint=None, horizon_steps=None, server=None)
 
 
 def serve(connection: Connection) -> None:
