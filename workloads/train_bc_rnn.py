@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from science.robots.training_result import TrainingResult
-
 from science.robots.bc_rnn.checkpoint import inspect_checkpoint
 from science.robots.bc_rnn.config import BcRnnConfig
 from science.robots.bc_rnn.training import train
+from science.robots.training_result import TrainingResult
 from workloads.training import Method, TrainingInputs, run_training
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from science.robots.tiny_vla.checkpoint import inspect_checkpoint
 from science.robots.tiny_vla.config import TinyVlaConfig
 from science.robots.tiny_vla.training import train
-from science.robots.training_result import TrainingResult
 
+from science.robots.training_result import TrainingResult
 from workloads.training import Method, TrainingInputs, run_training
 
 

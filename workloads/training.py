@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from science.robots.training_result import TrainingResult
 
 from files import write_whole
 from io_managers.content import file_hash
@@ -30,6 +29,7 @@ from science.robots.tasks.base import Simulation, Task
 from science.robots.tasks.engines import make_simulation
 from science.robots.tasks.registry import find_task, require_available
 from science.robots.training_figure import training_figure
+from science.robots.training_result import TrainingResult
 from workloads.fence import FencedOut, require_fence
 from workloads.job import Job, open_job
 from workloads.policy_inputs import inline_png

@@ -13,7 +13,7 @@ from __future__ import annotations
 import multiprocessing.connection
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,10 +84,12 @@ class RolloutPool:
     kernel ends them.
     """
 
-    def __init__(self, workers: int):
+    def __init__(self, workers: int, environment: Mapping[str, str] | None = None):
+        """``environment`` is that of the workers; default: this process's own."""
         if workers < 1:
             raise ValueError(f"found {workers} workers, expected at least one")
         self._n_workers = workers
+        self._environment = environment
         self._workers: list[WorkerProcess] = []
 
     def __enter__(self) -> Self:
@@ -131,7 +133,8 @@ class RolloutPool:
         for arm in {arm for _, arm in waiting}:
             find_perturbation(arm)
         try:
-            _Run(self._workers, self._n_workers, request, waiting, on_episode, time_limit_s).to_the_end()
+            run = _Run(self._workers, self._n_workers, self._environment, request, waiting, on_episode, time_limit_s)
+            run.to_the_end()
         except BaseException:  # also when interrupted: workers hold episodes that nobody would collect
             self.close()
             raise
@@ -144,13 +147,14 @@ class _Run:
         self,
         workers: list[WorkerProcess],
         n_workers: int,
+        environment: Mapping[str, str] | None,
         request: RolloutRequest,
         waiting: deque[tuple[int, str]],
         on_episode: OnEpisode,
         time_limit_s: float,
     ):
         self.workers, self.n_workers, self.request, self.waiting = workers, n_workers, request, waiting
-        self.on_episode, self.time_limit_s = on_episode, time_limit_s
+        self.environment, self.on_episode, self.time_limit_s = environment, on_episode, time_limit_s
         self.deaths: Counter[tuple[int, str]] = Counter()
 
     def to_the_end(self) -> None:
@@ -175,7 +179,7 @@ class _Run:
         idle = [worker for worker in self.workers if not worker.busy]
         n_new = min(self.n_workers - len(self.workers), len(self.waiting) - len(idle))
         for _ in range(n_new):
-            self.workers.append(WorkerProcess())
+            self.workers.append(WorkerProcess(self.environment))
         for worker in self.workers:
             self._give_work(worker)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,11 +34,12 @@ class WorkerProcess:
     busy : it owes an answer, which is due at ``deadline_s`` of the monotonic clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start it; ``environment`` is this process's own unless another is given."""
         ours, theirs = socket.socketpair()
         # Policies and simulators print as they like: to a file without a name, read when something goes wrong.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `kill` closes it
-        environment = os.environ | dict.fromkeys(_ONE_THREAD, "1")
+        environment = {**(os.environ if environment is None else environment), **dict.fromkeys(_ONE_THREAD, "1")}
         environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         descriptor = theirs.fileno()
         self.process = subprocess.Popen(
