@@ -22,6 +22,7 @@ from io_managers.schemas import table
 from provenance.lineage import git_commit, library_versions
 from provenance.weights.of_training import attempts_before
 from resources.attempts import Attempt, chain, checkpoints_in, read_curve
+from science.robots.cameras import Cameras
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import run_episode
 from science.robots.seeds import SELECTION, take
@@ -198,7 +199,10 @@ class _Run:
         outcomes = []
         for simulation in self._simulations:
             policy = self.spec.make(simulation.task, path)
-            outcomes += [run_episode(simulation, policy, seed).outcome for seed in self.selection_seeds]
+            with Cameras(simulation, policy.cameras) as cameras:
+                outcomes += [
+                    run_episode(simulation, policy, seed, cameras=cameras).outcome for seed in self.selection_seeds
+                ]
         ended = [outcome for outcome in outcomes if outcome in ("success", "failure")]
         self._record({"step": step, "selection_successes": ended.count("success"), "selection_n": len(ended)})
         self.job.say(f"step {step}: {ended.count('success')} of {len(ended)} selection episodes solved")

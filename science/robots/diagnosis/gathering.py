@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from science.robots.action_error import action_error
+from science.robots.cameras import Cameras
 from science.robots.demonstration_checks import TRAIN, VALID, DemonstrationReport, validate_demonstrations
 from science.robots.demonstrations import read_demonstrations
 from science.robots.diagnosis.evidence import ActionError, Consistency, Counts, Evidence, Starts, starts_outside
@@ -125,7 +126,7 @@ def gather(
                 action_error(policy, trained.demonstrations, mask=mask, n=SHOWN_DEMONSTRATIONS)
             )
             for mask in (TRAIN, VALID)
-            if report.masks.get(mask)
+            if report.masks.get(mask) and not policy.cameras  # demonstrations are recorded without pictures
         }
         return replace(
             evidence,
@@ -150,17 +151,19 @@ def consistency(plain: Simulation, policy: Policy, rollouts: Sequence[Episode]) 
     one episode to the next does not show in the first.
     """
     differences: list[float] = []
-    for episode in [each for each in rollouts if each.outcome in (SUCCESS, FAILURE)][-CONSISTENT_EPISODES:]:
-        observation = plain.reset(episode.seed)
-        if not np.array_equal(plain.state(), episode.states[0]):
-            plain.set_state(episode.states[0])
-            observation = plain.observe()
-        policy.start(episode.seed)
-        for step, action in enumerate(episode.actions[:CONSISTENT_STEPS]):
-            differences.append(float(np.abs(np.asarray(policy.act(observation)) - action).max()))
-            observation = plain.step(action)
-            if not np.array_equal(plain.state(), episode.states[step + 1]):
-                break
+    with Cameras(plain, policy.cameras) as cameras:
+        for episode in [each for each in rollouts if each.outcome in (SUCCESS, FAILURE)][-CONSISTENT_EPISODES:]:
+            observation = plain.reset(episode.seed)
+            if not np.array_equal(plain.state(), episode.states[0]):
+                plain.set_state(episode.states[0])
+                observation = plain.observe()
+            cameras.begin()
+            policy.start(episode.seed)
+            for step, action in enumerate(episode.actions[:CONSISTENT_STEPS]):
+                differences.append(float(np.abs(np.asarray(policy.act(cameras.see(observation))) - action).max()))
+                observation = plain.step(action)
+                if not np.array_equal(plain.state(), episode.states[step + 1]):
+                    break
     return Consistency(max(differences), len(differences)) if differences else None
 
 

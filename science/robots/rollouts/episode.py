@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from science.robots.cameras import Cameras
 from science.robots.perturbations import CONTROL, Disturbance, Perturbation, find_perturbation
 from science.robots.policies.base import Policy, checked_action
 from science.robots.tasks.base import Simulation
@@ -122,10 +123,12 @@ def run_episode(
     arm: str = CONTROL,
     perturbation: Perturbation | None = None,
     horizon_steps: int | None = None,
+    cameras: Cameras | None = None,
 ) -> Episode:
     """Run one episode. It ends when the task is solved, or after ``horizon_steps`` (default: the task's).
 
-    ``perturbation`` is that of ``arm`` unless another is given.
+    ``perturbation`` is that of ``arm`` unless another is given. ``cameras`` are of this simulation, and needed where
+    the policy reads pictures.
 
     Raises
     ------
@@ -133,7 +136,7 @@ def run_episode(
         For an arm that does not exist. Whatever else is raised is the episode's outcome.
     """
     perturbation = perturbation or find_perturbation(arm)
-    run = _Run(simulation, policy, perturbation.begin(seed) if perturbation else None)
+    run = _Run(simulation, policy, perturbation.begin(seed) if perturbation else None, cameras)
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     error = None
     try:
@@ -191,10 +194,13 @@ def last_stage(names: Sequence[str], milestones: np.ndarray, holding: bool) -> s
 class _Run:
     """The episode while it runs: what was seen so far, and where it is."""
 
-    def __init__(self, simulation: Simulation, policy: Policy, disturbance: Disturbance | None):
+    def __init__(
+        self, simulation: Simulation, policy: Policy, disturbance: Disturbance | None, cameras: Cameras | None
+    ):
         self.simulation = simulation
         self.policy = policy
         self.disturbance = disturbance
+        self.cameras = cameras
         self.states: list[np.ndarray] = []
         self.actions: list[np.ndarray] = []
         self.milestones: list[tuple[bool, ...]] = []
@@ -210,12 +216,16 @@ class _Run:
         self._see()
         if self.simulation.success():
             return SOLVED_AT_RESET
+        if self.cameras is not None:
+            self.where = "the cameras"
+            self.cameras.begin()
         self.where = "policy.start"
         self.policy.start(seed)
         for step in range(horizon_steps):
             self.where = f"policy.act at step {step}"
             began_s = time.perf_counter()
-            action = checked_action(self.policy.act(observation), self.simulation.task.action_dim)
+            seen = observation if self.cameras is None else self.cameras.see(observation)
+            action = checked_action(self.policy.act(seen), self.simulation.task.action_dim)
             self.policy_s += time.perf_counter() - began_s
             if self.disturbance:
                 self.where = f"the perturbation at step {step}"

@@ -21,6 +21,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from science.robots.cameras import Cameras
 from science.robots.policies.base import Policy
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import run_episode
@@ -74,17 +75,27 @@ class _Bench:
         self.request: RolloutRequest | None = None
         self.simulation: Simulation | None = None
         self.policy: Policy | None = None
+        self.cameras: Cameras | None = None
 
     def prepare(self, request: RolloutRequest) -> str:
         """Build what the request asks for; returns the engine's name."""
         if self.simulation is None or self.request is None or _of_simulation(request) != _of_simulation(self.request):
             self.request = None
+            self._close_cameras()
             if self.simulation is not None:
                 self.simulation.close()
             self.simulation = build_simulation(request)
         self.policy = build_policy(request, self.simulation.task)
+        if self.cameras is None or self.cameras.sizes != dict(self.policy.cameras):
+            self._close_cameras()
+            self.cameras = Cameras(self.simulation, self.policy.cameras)
         self.request = request
         return self.simulation.engine
+
+    def _close_cameras(self) -> None:
+        if self.cameras is not None:
+            self.cameras.close()
+            self.cameras = None
 
 
 def _of_simulation(request: RolloutRequest) -> RolloutRequest:
@@ -110,7 +121,12 @@ def serve(connection: Connection) -> None:
             assert bench.simulation is not None and bench.policy is not None and bench.request is not None
             seed, arm = content
             episode = run_episode(
-                bench.simulation, bench.policy, seed, arm=arm, horizon_steps=bench.request.horizon_steps
+                bench.simulation,
+                bench.policy,
+                seed,
+                arm=arm,
+                horizon_steps=bench.request.horizon_steps,
+                cameras=bench.cameras,
             )
             connection.send(("episode", episode))
 
