@@ -245,7 +245,7 @@ def _episode(seed: int) -> Episode:
     digest = hash_trajectory(states, actions)
     return Episode(
         seed, CONTROL, "failure", "no_lift", 3, 0.1, 0.1, "robosuite", None, None, "", digest, None,
-        states, actions, rng.random((4, 3)) > 0.5,
+        states=states, actions=actions, milestones=rng.random((4, 3)) > 0.5,
     )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def gather(
     """Measure everything that can be measured of a policy's unperturbed ``rollouts`` of a ``request``."""
     task = find_task(request.task)
     spec = request.policy_spec or find_policy(request.policy)
-    through = replace(request, checkpoint=None, policy_spec=None)
+    through = replace(request, checkpoint=None, policy_spec=None, server=None)
     evidence = Evidence(
         rollouts=counts(rollouts),
         task=task.key,

@@ -1,0 +1,1 @@
+"""Policies that openpi serves, asked over its websocket protocol."""
