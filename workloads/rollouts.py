@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -14,12 +14,13 @@ from science.robots.policies.base import PolicySpec
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import ERROR, SOLVED_AT_RESET, SUCCESS, Episode
 from science.robots.rollouts.pool import RolloutPool, RolloutRequest
-from science.robots.rollouts.store import EpisodeStore, Evaluation, evaluate
+from science.robots.rollouts.store import EpisodeStore, Evaluation, evaluate, stored
 from science.robots.seeds import EVALUATION, take
 from science.robots.tasks.base import Task
 from science.robots.tasks.registry import find_task, require_available
 from workloads.job import Job, open_job
 from workloads.policy_inputs import chosen_checkpoint
+from workloads.policy_server import NONE, answering
 
 MAX_ERROR_SHARE = 0.1
 
@@ -39,12 +40,8 @@ def main() -> None:
             engine=job.params["engine"],
         )
         seeds = take(EVALUATION, job.params["n"], job.params["first_seed"])
-        with rollout_pool(job) as pool:
-            episodes = evaluate_all(job, pool, request, seeds, job.params["arms"])
-            if not spec.control:
-                _check_expert(job, pool, task, seeds[: job.params["expert_seeds"]])
-        evaluation = Evaluation.of(request)
-        store = EpisodeStore(job.home.episodes)
+        evaluation, store = Evaluation.of(request), EpisodeStore(job.home.episodes)
+        episodes, answered = _evaluate(job, request, spec, seeds)
         constants = {
             "suite": task.suite,
             "task": task.name,
@@ -65,7 +62,21 @@ def main() -> None:
         ]
         _check(job, episodes)
         schema = {column.name: column.dtype for column in table("rollouts").columns}
-        job.publish(pl.DataFrame(rows, schema=schema), _metadata(episodes, evaluation))
+        job.publish(pl.DataFrame(rows, schema=schema), _metadata(episodes, evaluation) | {"answered": answered})
+
+
+def _evaluate(job: Job, request: RolloutRequest, spec: PolicySpec, seeds: Sequence[int]) -> tuple[list[Episode], str]:
+    """The episodes, and who answered in them; a server is started only where some are missing."""
+    arms = job.params["arms"]
+    wanted = [(seed, arm) for arm in arms for seed in seeds]
+    retried = job.params.get("retry_errors", False)
+    there = stored(EpisodeStore(job.home.episodes), Evaluation.of(request), wanted, retry_errors=retried)
+    server = job.params.get("server") if len(there) < len(wanted) else NONE
+    with answering(request, spec, server) as answered, rollout_pool(job, answered.workers) as pool:
+        episodes = evaluate_all(job, pool, answered.request, seeds, arms)
+        if not spec.control:
+            _check_expert(job, pool, find_task(request.task), seeds[: job.params["expert_seeds"]])
+    return episodes, answered.said if len(there) < len(wanted) else "all episodes were there"
 
 
 def _refuse_what_does_not_apply(job: Job, task: Task, spec: PolicySpec) -> None:
@@ -76,9 +87,9 @@ def _refuse_what_does_not_apply(job: Job, task: Task, spec: PolicySpec) -> None:
         raise ValueError(f"found step {step} for policy {spec.name!r}, which has no checkpoints; leave it out")
 
 
-def rollout_pool(job: Job) -> RolloutPool:
+def rollout_pool(job: Job, environment: Mapping[str, str] | None = None) -> RolloutPool:
     """Worker processes, one a core unless the run says otherwise; none is started before there is work for it."""
-    return RolloutPool(job.params.get("workers") or len(os.sched_getaffinity(0)))
+    return RolloutPool(job.params.get("workers") or len(os.sched_getaffinity(0)), environment)
 
 
 def evaluate_all(
@@ -128,10 +139,29 @@ def _metadata(episodes: Sequence[Episode], evaluation: Evaluation) -> dict[str, 
     lines += [f"| {arm} | {outcome} | {stage} | {n} |" for (arm, outcome, stage), n in sorted(counts.items())]
     return {
         "outcomes": {"raw_value": "\n".join(lines), "type": "md"},
+        **_shares(episodes),
         "episodes": len(episodes),
         "errors": sum(each.outcome == ERROR for each in episodes),
         "evaluation": evaluation.id,
         "engine": ", ".join(sorted({each.engine for each in episodes})),
+    }
+
+
+def _shares(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Shares of the time of episodes that was spent on the policy, on the way to its server and back, on physics.
+
+    An episode waits for its server while that answers others, so the first is queue and inference together.
+    """
+    timed = [each for each in episodes if each.policy_s is not None and each.simulation_s is not None]
+    wall_s = sum(each.wall_s for each in timed)
+    if not wall_s:
+        return {}
+    waited_s = sum(each.policy_s or 0.0 for each in timed)
+    served_s = sum(each.policy_s if each.server_s is None else each.server_s for each in timed if each.policy_s)
+    return {
+        "share_policy": served_s / wall_s,
+        "share_transport": (waited_s - served_s) / wall_s,
+        "share_physics": sum(each.simulation_s or 0.0 for each in timed) / wall_s,
     }
 
 

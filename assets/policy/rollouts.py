@@ -29,10 +29,21 @@ class RolloutConfig(dg.Config):
     arms: list[str] = Field(ARMS, description="control, and the perturbations that are paired with it")
     step: int | None = Field(None, description="evaluate this kept step instead of the chosen checkpoint")
     workers: int | None = Field(None, ge=1, description="worker processes; default: one a core")
+    server: str | None = Field(
+        None,
+        pattern=r"^(own|none|wss?://.+)$",
+        description="who answers for the policy: `own`, one server in this job; `none`, every worker for itself; or a "
+        "server elsewhere, ws://host:port (key: $TRACEBED_SERVER_KEY); default: as the policy says",
+    )
     time_limit_s: float = Field(300.0, gt=0, description="an episode that takes longer is an error")
     engine: str | None = Field(None, description="robosuite or exact; default: the fastest verified for the task")
     expert_seeds: int = Field(3, ge=0, description="seeds that the scripted expert runs through the same evaluator")
     retry_errors: bool = Field(False, description="run episodes again that ended in an error")
+
+
+def _packages(policy: PolicySpec, server: str | None) -> tuple[str, ...]:
+    """Python packages of the workers; a policy that is asked elsewhere needs its own there."""
+    return ("msgpack", "websockets") if server and "://" in server else policy.packages
 
 
 def build_rollouts(policy: PolicySpec) -> dg.AssetsDefinition:
@@ -77,7 +88,7 @@ def build_rollouts(policy: PolicySpec) -> dg.AssetsDefinition:
                 "expert_seeds": 0 if policy.control else config.expert_seeds,
                 **config.model_dump(exclude={"expert_seeds"}),
             },
-            needs=task_needs(task, *policy.packages, cpus=config.workers or 2, memory_gb=6),
+            needs=task_needs(task, *_packages(policy, config.server), cpus=config.workers or 2, memory_gb=6),
         )
         rows = with_earlier(result.rows, earlier, "rollouts", ["evaluation", "arm", "seed"])
         yield materialised(rows, {**result.metadata, "rows_of_all_evaluations": rows.frame.height}, result.checks)

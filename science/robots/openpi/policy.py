@@ -127,13 +127,14 @@ def _require_identity(described: Descriptor, metadata: Mapping[str, Any]) -> Non
 
 def _number(declared: int | None, metadata: Mapping[str, Any], name: str) -> int:
     told = metadata.get(name)
-    if declared is None and told is None:
+    found = declared if told is None else told
+    if found is None:
         raise PolicyError(
             f"found no {name} in the server's metadata {sorted(metadata)}, expected the description to say it"
         )
     if None not in (declared, told) and declared != told:
         raise PolicyError(f"found {name} = {declared} in the description and {told} in the server's metadata")
-    return int(declared if told is None else told)
+    return int(found)
 
 
 def _vector(part: str, observation: Mapping[str, np.ndarray]) -> np.ndarray:

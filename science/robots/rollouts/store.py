@@ -186,9 +186,7 @@ def evaluate(
     """
     evaluation = Evaluation.of(request)
     wanted = list(dict.fromkeys((seed, arm) for arm in arms for seed in seeds))
-    done = store.sound(evaluation, wanted)
-    if retry_errors:
-        done = {key: episode for key, episode in done.items() if episode.outcome != ERROR}
+    done = stored(store, evaluation, wanted, retry_errors=retry_errors)
     # Seed by seed, so that the arms of a seed are paired however early this ends.
     missing = list(dict.fromkeys((seed, arm) for seed in seeds for arm in arms if (seed, arm) not in done))
 
@@ -203,6 +201,14 @@ def evaluate(
     elif missing:
         run_rollouts(request, missing, workers=workers, on_episode=keep, time_limit_s=time_limit_s)
     return [done[key] for key in wanted]
+
+
+def stored(
+    store: EpisodeStore, evaluation: Evaluation, wanted: Sequence[tuple[int, str]], *, retry_errors: bool = False
+) -> dict[tuple[int, str], Episode]:
+    """The wanted episodes, by seed and arm, that need not be run: without errors where those are run again."""
+    done = store.sound(evaluation, wanted)
+    return {key: each for key, each in done.items() if not (retry_errors and each.outcome == ERROR)}
 
 
 def read_episode(path: Path) -> Episode:

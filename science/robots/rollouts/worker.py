@@ -10,7 +10,6 @@ prepared.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import signal
@@ -22,6 +21,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from science.robots.cameras import Cameras
+from science.robots.parent import end_with_parent
 from science.robots.policies.base import Policy
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import run_episode
@@ -31,8 +31,6 @@ from science.robots.tasks.registry import find_task, require_available
 
 if TYPE_CHECKING:
     from science.robots.rollouts.pool import RolloutRequest
-
-_PR_SET_PDEATHSIG = 1
 
 
 def build_simulation(request: RolloutRequest) -> Simulation:
@@ -129,17 +127,6 @@ def serve(connection: Connection) -> None:
                 cameras=bench.cameras,
             )
             connection.send(("episode", episode))
-
-
-def end_with_parent(parent_pid: int) -> None:
-    """Have the kernel end this process when the parent ends, also while an episode runs (Linux).
-
-    Elsewhere a worker notices the end of its parent when its episode ends.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it ended before the kernel was asked
-        sys.exit("the process that started this worker is gone")
 
 
 def main() -> None:
