@@ -1,4 +1,4 @@
-"""Demonstrations made of arrays, for tests that need a file and no simulation: a Lift-like episode in numbers only."""
+"""Demonstrations made of arrays, for tests that need a file and no simulation: episodes of a task in numbers only."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from science.robots.demonstrations import Demonstration, write_demonstrations
 from science.robots.seeds import DEMONSTRATION, take
+from science.robots.tasks.base import Task
 from science.robots.tasks.open_suite import SUITE
 
 LIFT = SUITE.tasks["Lift"]
@@ -23,15 +24,16 @@ ENV_ARGS = {
         "controller_configs": {"type": "BASIC", "body_parts": {"right": {"type": "OSC_POSE"}}},
     },
 }
+ENV_NAMES = {"Lift": "Lift", "Stack_D0": "Stack"}
 ATTRIBUTES = {"task": LIFT.key, "task_version": LIFT.version}
 
 
-def demonstration(seed: int, length: int = 20) -> Demonstration:
+def demonstration(seed: int, length: int = 20, task: Task = LIFT) -> Demonstration:
     """Observations that drift, and actions that are a smooth function of them."""
     rng = np.random.default_rng(seed)
     walk = {
         key: np.cumsum(0.1 * rng.standard_normal((length + 1, k)), axis=0)
-        for key, k in sorted(LIFT.observation.items())
+        for key, k in sorted(task.observation.items())
     }
     observations = {key: values[:-1] for key, values in walk.items()}
     actions = np.tanh(observations["object"][:, :7])
@@ -49,8 +51,11 @@ def demonstration(seed: int, length: int = 20) -> Demonstration:
     )
 
 
-def write_file(path: Path, n: int = 6, lengths: tuple[int, ...] = (20, 17, 23)) -> Path:
+def write_file(path: Path, n: int = 6, lengths: tuple[int, ...] = (20, 17, 23), task: Task = LIFT) -> Path:
     """A valid file of ``n`` demonstrations of several lengths."""
-    demonstrations = [demonstration(seed, lengths[i % len(lengths)]) for i, seed in enumerate(take(DEMONSTRATION, n))]
-    write_demonstrations(path, demonstrations, ENV_ARGS, seed=0, valid_share=0.2, attributes=ATTRIBUTES)
+    seeds = enumerate(take(DEMONSTRATION, n))
+    demonstrations = [demonstration(seed, lengths[i % len(lengths)], task) for i, seed in seeds]
+    env_args = ENV_ARGS | {"task": task.name, "env_name": ENV_NAMES[task.name]}
+    attributes = {"task": task.key, "task_version": task.version}
+    write_demonstrations(path, demonstrations, env_args, seed=0, valid_share=0.2, attributes=attributes)
     return path

@@ -204,11 +204,21 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
             drafts = [name for name in archive.getnames() if _UNCOMMITTED in name]
             if drafts:
                 raise CheckpointError(_not_committed(path, drafts[0]))
+            _require_end(archive, path.stat().st_size)
             yield archive
     except tarfile.TarError as error:
         raise CheckpointError(
             f"found {path}, which is no whole tar ({error}), expected {_EXPECTED}; copy it again"
         ) from error
+
+
+def _require_end(archive: tarfile.TarFile, size: int) -> None:
+    """Hold that an archive has its end, two blocks of zeros: tarfile takes a cut between two members for it."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    rest = archive.fileobj.read(size - archive.offset)
+    if len(rest) < 2 * tarfile.BLOCKSIZE or any(rest):
+        raise tarfile.ReadError("it has no end")
 
 
 def _not_committed(path: Path, what: str) -> str:
