@@ -1,0 +1,316 @@
+"""The policy server: what is asked together is answered together, and what one client does hurts no other."""
+
+import asyncio
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from serving_policies import IDENTITY, POLICIES, Small, serve_here
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from science.robots.policies.base import PolicyError
+from science.robots.policies.batched import Row, episode_noise
+from science.robots.policies.conformance import problems
+from science.robots.serving.batching import Batcher, Client, batch_sizes
+from science.robots.serving.client import PolicyClient, ServerGone
+from science.robots.serving.protocol import MAX_BYTES, SEED, SESSION, STEP, ProtocolError, pack, unpack
+from science.robots.serving.remote import RemotePolicy
+from science.robots.serving.serve import require_key
+from science.robots.serving.stats import Stats
+
+
+def asked(policy, x, seed=0, step=0):
+    row = Row("", seed, step, {"x": np.asarray(x, float)}, episode_noise(seed, step, policy.noise_shape), policy.prompt)
+    return policy.infer([row])[0]
+
+
+def page(address, path):
+    with urllib.request.urlopen(address.replace("ws://", "http://") + path) as answer:
+        return answer.read().decode()
+
+
+def counted(address, name):
+    lines = [line for line in page(address, "/stats").splitlines() if line.startswith(name)]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def raw(address, **headers):
+    connection = connect(address, compression=None, max_size=None, additional_headers=headers, proxy=None)
+    return connection, unpack(connection.recv())
+
+
+# openpi's protocol
+
+
+def test_an_unmodified_openpi_client_is_served():
+    policy = Small()
+    with serve_here(policy) as (address, _):
+        client = WebsocketClientPolicy(address)
+        told = client.get_server_metadata()
+        assert {key: told[key] for key in IDENTITY} == IDENTITY
+        assert (told["action_horizon"], told["action_dim"], told["replan_steps"]) == (4, 2, 2)
+        answers = [client.infer({"x": np.full(3, ask), "prompt": "do it"})["actions"] for ask in range(3)]
+    # The connection is the episode, of seed 0, and the step is the number of observations before.
+    assert np.array_equal(answers, [asked(policy, np.full(3, ask), step=ask) for ask in range(3)])
+
+
+def test_an_answer_says_how_it_came_about():
+    with serve_here(Small(cost_s=0.01)) as (address, _):
+        answer = PolicyClient(address).infer({"x": np.zeros(3)})
+    assert answer["server_timing"]["batch_size"] == 1 and answer["server_timing"]["queue_ms"] >= 0
+    assert answer["policy_timing"]["infer_ms"] == answer["server_timing"]["infer_ms"] >= 10
+
+
+@pytest.mark.parametrize(
+    "value", [np.array([object()]), np.zeros(2, dtype=complex), np.zeros(2, dtype="i4,f4"), {1, 2}]
+)
+def test_what_has_no_place_in_the_protocol_is_not_sent(value):
+    with pytest.raises(ProtocolError, match="cannot be sent"):
+        pack({"x": value})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\xc1",
+        b"garbage",
+        pack({"x": np.zeros(3)})[:-5],
+        pack({"x": np.zeros(3)}) + b"more",
+        b"\x93\x01\x02\x03",
+        b"\x81\xa1x\x83\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x08aaaaaaaa\xc4\x05dtype\xa1O",
+    ],
+)
+def test_bytes_that_are_no_message_are_refused(message):
+    with pytest.raises(ProtocolError):
+        unpack(message)
+
+
+# batches
+
+
+def test_clients_that_ask_together_are_answered_together_each_with_its_own():
+    policy = Small(cost_s=0.02)
+    with serve_here(policy) as (address, _), ThreadPoolExecutor(8) as threads:
+        clients = [PolicyClient(address) for _ in range(8)]
+
+        def episode(number):
+            found = [
+                clients[number].infer({"x": np.full(3, number)}, session=f"{number}", seed=number, step=2 * ask)
+                for ask in range(6)
+            ]
+            return [each["actions"] for each in found]
+
+        answers = list(threads.map(episode, range(8)))
+        assert counted(address, "tracebed_rows_answered_total") == 48
+        assert counted(address, "tracebed_connections") >= 8
+    assert max(policy.batches) == 8 and len(policy.batches) < 24
+    assert set(policy.batches) <= {1, 2, 4, 8}
+    for number, found in enumerate(answers):
+        expected = [asked(policy, np.full(3, number), number, 2 * ask) for ask in range(6)]
+        assert np.array_equal(found, expected)
+
+
+def test_a_served_policy_conforms_as_it_does_here():
+    for name in POLICIES:
+        with serve_here(POLICIES[name]()) as (address, _):
+            assert problems(RemotePolicy(address, IDENTITY)) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "max_batch", "expected"),
+    [(None, 8, [1, 2, 4, 8]), (None, 6, [1, 2, 4, 6]), (None, 1, [1]), ((4, 8), None, [4, 8]), ((4, 8), 5, [4])],
+)
+def test_batches_are_padded_to_the_policys_sizes_or_to_powers_of_two(sizes, max_batch, expected):
+    policy = Small()
+    policy.batch_sizes = sizes
+    assert batch_sizes(policy, max_batch) == expected
+    if sizes:
+        with pytest.raises(ValueError, match="expected at least 4"):
+            batch_sizes(policy, 3)
+
+
+def test_clients_that_are_about_to_ask_are_waited_for_and_others_not():
+    async def patience(*clients: Client) -> float:
+        batcher = Batcher(Small(), Stats())
+        batcher.clients, batcher._batch_s = set(clients), 0.1
+        return batcher._patience_s(100.0)
+
+    def wait(**client) -> float:
+        return asyncio.run(patience(Client(waiting=True), Client(**client)))
+
+    assert wait(answered_s=100.0, think_s=0.02) == pytest.approx(0.07)
+    assert wait(answered_s=99.98, think_s=0.01) > 0  # a little late
+    assert wait(answered_s=100.0, think_s=1.0) == 0  # it needs longer than waiting is worth
+    assert wait(answered_s=90.0, think_s=0.02) == 0  # it is long overdue
+    assert wait() == 0  # nothing is known of it
+    assert wait(waiting=True, answered_s=99.9, think_s=0.1) == 0
+
+
+def test_every_size_is_warm_before_anybody_is_served():
+    warmed = []
+
+    class Watched(Small):
+        def warm_up(self, n_rows):
+            warmed.append(n_rows)
+
+    policy = Watched()
+    with serve_here(policy, max_batch=4) as (address, _):
+        assert warmed == [1, 2, 4] and policy.forgotten[:1] == ["example-0"]
+        PolicyClient(address).infer({"x": np.zeros(3)})
+    assert len(policy.batches) == 1
+
+
+# isolation
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"x": np.zeros(4)}, r"found x of shape \(4,\)"),
+        ({"x": np.array([0, np.nan, 0])}, "NaN or infinity in x"),
+        ({"x": np.array(["a", "b", "c"])}, "expected 3 numbers"),
+        ({"y": np.zeros(3)}, r"found keys \['y'\].*x is missing"),
+        ({"x": np.zeros(3), "prompt": 3}, "expected text"),
+        ({"x": np.zeros(3), SESSION: "s", SEED: -1, STEP: 0}, "tracebed/seed = -1, expected a whole number"),
+        ({"x": np.zeros(3), SESSION: "s", SEED: 1}, "tracebed/step = None"),
+        ({"x": np.zeros(3), SESSION: 7}, "expected text"),
+        ({"x": np.zeros(3), "tracebed/ended": "all"}, "expected a list of sessions"),
+        ({"x": np.full(3, Small.NAN)}, "8 of 8 elements that are NaN"),
+        ({"x": np.full(3, Small.RAISES)}, "FloatingPointError: a row that no policy can bear"),
+    ],
+)
+def test_a_bad_observation_among_good_ones_hurts_only_its_own_client(spoilt, said):
+    policy = Small(cost_s=0.05)
+    with serve_here(policy) as (address, _), ThreadPoolExecutor(4) as threads:
+        good = [PolicyClient(address) for _ in range(3)]
+        bad = PolicyClient(address)
+        together = threading.Barrier(4)
+
+        def ask(number):
+            together.wait()
+            return good[number].infer({"x": np.full(3, number)}, session=f"{number}", seed=number)["actions"]
+
+        def fail():
+            together.wait()
+            with pytest.raises(PolicyError, match=said):
+                bad.infer(spoilt)
+
+        failing = threads.submit(fail)
+        answers = list(threads.map(ask, range(3)))
+        failing.result()
+        assert all(np.array_equal(answer, asked(policy, np.full(3, n), n)) for n, answer in enumerate(answers))
+        assert np.array_equal(
+            bad.infer({"x": np.zeros(3)})["actions"], asked(policy, np.zeros(3))
+        )  # on a new connection
+        assert counted(address, "tracebed_rows_refused_total") == 1
+
+
+def test_garbage_and_text_are_answered_with_an_error_and_the_server_lives():
+    with serve_here(Small()) as (address, _):
+        for message in (b"\xc1garbage", pack({"x": np.zeros(3)})[:-3], "text", pack({"x": np.zeros(3)}) * 2):
+            connection, _ = raw(address)
+            connection.send(message)
+            assert connection.recv().startswith("ProtocolError: found")
+            with pytest.raises(ConnectionClosed):
+                connection.recv()
+        assert PolicyClient(address).infer({"x": np.zeros(3)})["actions"].shape == (4, 2)
+
+
+def test_a_message_beyond_the_limit_is_refused_and_not_sent_again():
+    with serve_here(Small()) as (address, _):
+        with pytest.raises(PolicyError, match="takes no message so large"):
+            PolicyClient(address).infer({"x": np.zeros(3), "more": b"0" * MAX_BYTES})
+        assert PolicyClient(address).infer({"x": np.zeros(3)})["actions"].shape == (4, 2)
+
+
+def test_a_client_that_is_gone_is_left_out_and_others_are_answered():
+    policy = Small()
+    with serve_here(policy) as (address, server):
+        slow, other, gone = (raw(address)[0] for _ in range(3))
+        slow.send(pack({"x": np.full(3, Small.SLOW)}))  # keeps the policy busy while the others queue
+        until(lambda: policy.batches)
+        gone.send(pack({"x": np.full(3, 5.0)}))
+        until(lambda: len(server._batcher._waiting) == 1)
+        gone.socket.close()
+        other.send(pack({"x": np.full(3, 6.0)}))
+        assert np.array_equal(unpack(other.recv())["actions"], asked(policy, np.full(3, 6.0)))
+        until(lambda: counted(address, "tracebed_rows_abandoned_total") == 1)
+        assert policy.batches[:2] == [1, 1]
+
+
+# doors
+
+
+def test_without_the_right_key_nobody_comes_in():
+    with serve_here(Small(), api_key="right") as (address, _):
+        for key in (None, "wrong", "righ"):
+            with pytest.raises(PolicyError, match=r"refuses: found no or another API key"):
+                PolicyClient(address, api_key=key)
+        with pytest.raises(InvalidStatus) as refused:
+            raw(address, Authorization="Bearer right")
+        assert refused.value.response.status_code == 401
+        assert PolicyClient(address, api_key="right").infer({"x": np.zeros(3)})["actions"].shape == (4, 2)
+        assert WebsocketClientPolicy(address, api_key="right").infer({"x": np.zeros(3)})["actions"].shape == (4, 2)
+        assert page(address, "/healthz") == "OK\n"
+        assert counted(address, "tracebed_connections_turned_away_total") == 4
+
+
+def test_a_server_that_others_can_reach_needs_a_key():
+    for host in ("127.0.0.1", "::1", "localhost"):
+        require_key(host, None)
+    require_key("0.0.0.0", "key")
+    with pytest.raises(PolicyError, match=r"found host '0.0.0.0' and no API key, expected \$TRACEBED_SERVER_KEY"):
+        require_key("0.0.0.0", None)
+
+
+def test_a_full_server_says_so_and_a_client_waits_for_its_turn():
+    with serve_here(Small(), max_connections=1) as (address, _):
+        first = PolicyClient(address)
+        with pytest.raises(ServerGone, match=r"within 0.1 s; last: 1 clients are connected"):
+            PolicyClient(address, wait_s=0.1)
+        with ThreadPoolExecutor(1) as threads:
+            second = threads.submit(PolicyClient, address)
+            first.close()
+            assert second.result().infer({"x": np.zeros(3)})["actions"].shape == (4, 2)
+
+
+def test_a_server_that_is_asked_to_end_answers_what_it_has_in_hand():
+    policy = Small()
+    with serve_here(policy) as (address, server), ThreadPoolExecutor(2) as threads:
+        held = PolicyClient(address, wait_s=0.2)
+        idle, _ = raw(address)
+        answer = threads.submit(held.infer, {"x": np.full(3, Small.SLOW)})
+        until(lambda: policy.batches)
+        server.drain()
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            page(address, "/healthz")
+        with pytest.raises(InvalidStatus) as refused:
+            raw(address)
+        assert refused.value.response.status_code == 503
+        assert answer.result()["actions"].shape == (4, 2)
+        with pytest.raises(ConnectionClosed) as closed:
+            idle.recv()
+        assert closed.value.rcvd.code == 1001
+        with pytest.raises(ServerGone):
+            held.infer({"x": np.zeros(3)})
+
+
+def test_an_address_that_is_none_and_a_server_of_another_kind_are_told():
+    with pytest.raises(PolicyError, match="expected ws://host:port"):
+        PolicyClient("localhost:1")
+    with pytest.raises(ServerGone, match=r"no policy server at ws://127.0.0.1:9 within 0.1 s"):
+        PolicyClient("ws://127.0.0.1:9", wait_s=0.1)
+
+
+def until(holds):
+    for _ in range(2000):
+        if holds():
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("it did not come to hold")
