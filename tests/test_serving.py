@@ -135,21 +135,25 @@ def test_batches_are_padded_to_the_policys_sizes_or_to_powers_of_two(sizes, max_
             batch_sizes(policy, 3)
 
 
-def test_clients_that_are_about_to_ask_are_waited_for_and_others_not():
-    async def patience(*clients: Client) -> float:
-        batcher = Batcher(Small(), Stats())
-        batcher.clients, batcher._batch_s = set(clients), 0.1
-        return batcher._patience_s(100.0)
+def test_clients_are_waited_for_where_more_rows_a_second_are_answered_with_them():
+    def wait(n_waiting: int, *clients: Client) -> float:
+        async def patience() -> float:
+            batcher = Batcher(Small(), Stats(), max_batch=4)
+            batcher.clients, batcher._batch_s = set(clients), 0.1
+            batcher._waiting = [None] * n_waiting
+            return batcher._patience_s(100.0)
 
-    def wait(**client) -> float:
-        return asyncio.run(patience(Client(waiting=True), Client(**client)))
+        return asyncio.run(patience())
 
-    assert wait(answered_s=100.0, think_s=0.02) == pytest.approx(0.07)
-    assert wait(answered_s=99.98, think_s=0.01) > 0  # a little late
-    assert wait(answered_s=100.0, think_s=1.0) == 0  # it needs longer than waiting is worth
-    assert wait(answered_s=90.0, think_s=0.02) == 0  # it is long overdue
-    assert wait() == 0  # nothing is known of it
-    assert wait(waiting=True, answered_s=99.9, think_s=0.1) == 0
+    soon, later = Client(answered_s=100.0, think_s=0.02), Client(answered_s=100.0, think_s=0.06)
+    assert wait(1, soon) == pytest.approx(0.02)
+    assert wait(1, soon, later) == pytest.approx(0.06)  # 3 rows in .16 s are more than 2 in .12 s
+    assert wait(3, later) == 0  # 4 rows in .16 s are not
+    assert wait(4, soon) == 0  # the batch is full
+    assert wait(1, Client(answered_s=99.98, think_s=0.01)) == pytest.approx(0.01)  # late: as long again
+    assert wait(1, Client(answered_s=90.0, think_s=0.02)) == 0  # it stays away
+    assert wait(1, Client(answered_s=100.0, think_s=1.0)) == 0
+    assert wait(1, Client()) == wait(1, Client(waiting=True, answered_s=99.9, think_s=0.1)) == 0  # nothing is known
 
 
 def test_every_size_is_warm_before_anybody_is_served():

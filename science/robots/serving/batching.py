@@ -1,7 +1,7 @@
 """Rows of many clients, answered in batches by one thread.
 
-A batch goes when the thread is free and every client that is about to ask has asked: one that needs longer than usual,
-or that is not due within half a batch's time, is not waited for.
+A batch goes when the thread is free and waiting for more does not pay: the clients that are expected soonest are waited
+for as long as more rows a second are answered with them than without.
 """
 
 from __future__ import annotations
@@ -58,10 +58,13 @@ class Client:
         self.waiting, self.answered_s = False, now_s
 
     def due_s(self, now_s: float) -> float | None:
-        """In how many seconds it is expected to ask, below 0 where it is late; None where nothing is known."""
+        """In how many seconds it is expected to ask; None where nothing is known.
+
+        One that is late is expected to need as long again as it is late, so one that stays away is soon given up.
+        """
         if self.waiting or self.answered_s is None or self.think_s is None:
             return None
-        return self.answered_s + self.think_s - now_s
+        return abs(self.answered_s + self.think_s - now_s)
 
 
 @dataclass
@@ -76,6 +79,7 @@ class Answer:
 
 @dataclass(eq=False)
 class _Asked:
+    client: Client
     row: Row
     since_s: float
     answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -106,7 +110,7 @@ class Batcher:
         RowFailed, SessionLost
             When it could not be answered.
         """
-        asked = _Asked(row, time.monotonic())
+        asked = _Asked(client, row, time.monotonic())
         client.asks(asked.since_s)
         self._waiting.append(asked)
         self._arrived.set()
@@ -118,7 +122,6 @@ class Batcher:
             return asked.answer.result()
         finally:
             asked.answer.cancel()
-            client.answered(time.monotonic())
 
     def forget(self, sessions: Sequence[str]) -> None:
         """These sessions are over."""
@@ -151,13 +154,19 @@ class Batcher:
                 continue
 
     def _patience_s(self, now_s: float) -> float:
-        """How long to wait for clients that are about to ask."""
-        if len(self._waiting) >= self.sizes[-1]:
-            return 0.0
-        window_s = self._batch_s / 2
-        due = [each for client in self.clients if (each := client.due_s(now_s)) is not None]
-        soon = [each + window_s for each in due if -window_s < each < window_s]
-        return max(soon, default=0.0)
+        """How long to wait for clients that are about to ask.
+
+        ``n`` rows go in a batch of ``t`` seconds, or ``n + k`` rows in ``d + t`` where the ``k``-th client comes in
+        ``d``. That a larger batch may take longer is left out: where it does so by much, batching is of no use.
+        """
+        n, batch_s = len(self._waiting), self._batch_s
+        best_s, best_rate = 0.0, n / max(batch_s, 1e-9)
+        due = sorted(each for client in self.clients if (each := client.due_s(now_s)) is not None)
+        for more, wait_s in enumerate(due[: max(self.sizes[-1] - n, 0)], 1):
+            rate = (n + more) / (wait_s + max(batch_s, 1e-9))
+            if rate > best_rate:
+                best_s, best_rate = wait_s, rate
+        return best_s
 
     def _answers(self, rows: list[Row], ended: Sequence[str]) -> list[np.ndarray | Exception]:
         """In the inference thread: an answer or an error for each row."""
@@ -184,11 +193,13 @@ class Batcher:
         return found if found.shape == expected else RowFailed(f"answers of shape {found.shape}, expected {expected}")
 
     def _hand_out(self, batch: list[_Asked], answers: Sequence[np.ndarray | Exception], began_s: float) -> None:
-        infer_s = time.monotonic() - began_s
+        now_s = time.monotonic()
+        infer_s = now_s - began_s
         self.stats.batch_size.observe(len(batch))
         self.stats.infer_s.observe(infer_s)
         for asked, answer in zip(batch, answers, strict=True):
             self.stats.queue_s.observe(began_s - asked.since_s)
+            asked.client.answered(now_s)
             if asked.answer.done():  # its client went away meanwhile
                 continue
             if isinstance(answer, SessionLost):
