@@ -169,6 +169,7 @@ def test_settings_are_whole_and_say_what_a_resume_may_change():
     settings, free = resolve({"steps": 10, "learning_rate": 1, "weight_loader": "b"})
     assert settings["width"] == 64 and settings["selection_n"] == 10 and free == {"checkpoint_every", "selection_n"}
     assert "steps" in resolve({"schedule": "constant"})[1]
+    assert resolve({"weight_loader": "scratch"})[0]["weight_loader"] is None
     del settings["selection_n"]
     assert TinyVlaConfig.from_settings(json.loads(json.dumps(settings))).settings() == settings
     assert frozen({"lora_rank": 0}) == []

@@ -26,6 +26,7 @@ from io_managers.tables import TablePartition
 from partitions import TASKS
 from provenance.lineage import Input
 from provenance.weights.bases import CHECKPOINT_TABLE, TABLE, Base
+from provenance.weights.candidates import SCRATCH
 from resources.compute.compute import Compute, root_run
 from resources.training import Intent
 from science.robots.policies.base import PolicySpec
@@ -156,7 +157,7 @@ def _base_of(
         For a base that does not exist, or was not trained yet.
     """
     name = configured.get("weight_loader")
-    if name is None:
+    if name in (None, SCRATCH):
         return {}
     if name not in trained_here:
         raise dg.Failure(

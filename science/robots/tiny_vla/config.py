@@ -25,7 +25,8 @@ class TinyVlaConfig:
 
     Attributes
     ----------
-    weight_loader : the base of `bases.toml` that it begins from; None: from random weights.
+    weight_loader : the base of `bases.toml` that it begins from; None: from random weights (`scratch` where no None can
+        be written).
     lora_rank : rank of the matrices beside the frozen ones; 0 trains every weight.
     cameras : pictures that it reads, beside the low-dimensional observation.
     camera_px, patch_px : side of a picture and of its patches; each patch is one token.
@@ -113,6 +114,8 @@ class TinyVlaConfig:
         return cls(**{**settings, "cameras": tuple(settings["cameras"])})
 
 
+_SCRATCH = "scratch"
+
 SELECTION = "selection_n"
 """Episodes on the selection seeds at each checkpoint: a setting of the training job, not of the network."""
 
@@ -133,6 +136,8 @@ def resolve(configured: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[st
         if not _is(value, kinds[name]):
             raise ConfigError(f"found {name} = {value!r} for tiny_vla, expected {kinds[name]}, such as {known[name]!r}")
     settings = {**known, **configured}
+    if settings["weight_loader"] == _SCRATCH:
+        settings["weight_loader"] = None
     if settings[SELECTION] < 0:
         raise ConfigError(f"found {SELECTION} = {settings[SELECTION]}, expected at least 0")
     config = TinyVlaConfig.from_settings({name: value for name, value in settings.items() if name != SELECTION})
