@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -80,7 +81,7 @@ def write_checkpoint(path: Path, info: CheckpointInfo, weights: Mapping[str, Any
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
         folder = Path(scratch) / "checkpoint"
         handlers = {item: ocp.PyTreeCheckpointHandler(use_ocdbt=False) for item in ("params", "train_state")}
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
+        with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
             items = {"params": {"params": _nested(weights)}, "train_state": {"step": np.int32(info.step), **state}}
             saved = {item: ocp.args.PyTreeSave(tree) for item, tree in items.items()}
             checkpointer.save(folder, ocp.args.Composite(**saved))
@@ -150,7 +151,7 @@ def _restored(path: Path, item: str, take: Callable[[dict[str, Any]], dict[str, 
 
     with unpacked(path) as folder:
         try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+            with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
                 metadata = checkpointer.metadata(folder / item)
                 as_numpy = checkpoint_utils.construct_restore_args(metadata.item_metadata.tree)
                 arguments = _numpy_arguments(as_numpy)
@@ -160,6 +161,18 @@ def _restored(path: Path, item: str, take: Callable[[dict[str, Any]], dict[str, 
             raise CheckpointError(
                 f"found {item} of {path} damaged or missing ({said}), expected {_EXPECTED}; copy it again"
             ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax's warnings that this is not ocdbt, and that an item has no metadata of a whole step."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _numpy_arguments(tree: Any) -> Any:
