@@ -53,7 +53,7 @@ def answering(request: RolloutRequest, spec: PolicySpec, wanted: str | None) -> 
         key = {KEY_VARIABLE: secrets.token_urlsafe(32)}
         with ServerProcess(spec.name, request.task, request.checkpoint, environment={**placed.server, **key}) as server:
             own = replace(request, server=server.address)
-            yield Answering(own, {**placed.workers, **key}, f"one server in this job answers: {placed.said}")
+            yield Answering(own, {**placed.workers, **key}, f"one server in this job answers; {placed.said}")
 
 
 def _egl_devices() -> list[EglDevice]:

@@ -159,9 +159,9 @@ def _shares(episodes: Sequence[Episode]) -> dict[str, float]:
     waited_s = sum(each.policy_s or 0.0 for each in timed)
     served_s = sum(each.policy_s if each.server_s is None else each.server_s for each in timed if each.policy_s)
     return {
-        "share_policy": served_s / wall_s,
-        "share_transport": (waited_s - served_s) / wall_s,
-        "share_physics": sum(each.simulation_s or 0.0 for each in timed) / wall_s,
+        "share_policy": round(served_s / wall_s, 3),
+        "share_transport": round((waited_s - served_s) / wall_s, 3),
+        "share_physics": round(sum(each.simulation_s or 0.0 for each in timed) / wall_s, 3),
     }
 
 

@@ -34,8 +34,8 @@ def place(environment: Mapping[str, str], devices: Callable[[], Sequence[EglDevi
     visible = [each for each in environment.get(_VISIBLE, "").split(",") if each]
     workers = render_worker_environment(environment)
     if len(visible) < 2:
-        where = f"GPU {visible[0]}" if visible else "what the job sees"
-        return Placement(dict(environment), workers, f"the server computes on {where}")
+        said = f"the server computes on GPU {visible[0]}" if visible else "no GPU was given to the job"
+        return Placement(dict(environment), workers, said)
     server = {**environment, _VISIBLE: visible[0]}
     said = f"the server computes on GPU {visible[0]}"
     last = visible[-1]
