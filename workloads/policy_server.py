@@ -23,11 +23,26 @@ OWN, NONE = "own", "none"
 
 @dataclass(frozen=True)
 class Answering:
-    """The request as workers get it, their environment (None: the job's own), and who answers, in words."""
+    """Who answers.
+
+    Attributes
+    ----------
+    request : as workers get it.
+    workers : their environment; None for the job's own.
+    who : in words.
+    server : of this job; None where there is none.
+    """
 
     request: RolloutRequest
     workers: Mapping[str, str] | None
-    said: str
+    who: str
+    server: ServerProcess | None = None
+
+    @property
+    def said(self) -> str:
+        """Who answered so far, in words."""
+        restarts = self.server.restarts if self.server else 0
+        return f"{self.who}; it died and was started again, {restarts} x" if restarts else self.who
 
 
 @contextmanager
@@ -45,15 +60,15 @@ def answering(request: RolloutRequest, spec: PolicySpec, wanted: str | None) -> 
     """
     where = wanted or (OWN if spec.served else NONE)
     if where == NONE:
-        yield Answering(request, None, "every worker answers for itself")
+        yield Answering(request, None, "every worker for itself")
     elif where != OWN:
-        yield Answering(replace(request, server=where), None, f"the server at {where} answers")
+        yield Answering(replace(request, server=where), None, f"the server at {where}")
     else:
         placed = place(os.environ, _egl_devices)
         key = {KEY_VARIABLE: secrets.token_urlsafe(32)}
         with ServerProcess(spec.name, request.task, request.checkpoint, environment={**placed.server, **key}) as server:
             own = replace(request, server=server.address)
-            yield Answering(own, {**placed.workers, **key}, f"one server in this job answers; {placed.said}")
+            yield Answering(own, {**placed.workers, **key}, f"one server in this job; {placed.said}", server)
 
 
 def _egl_devices() -> list[EglDevice]:

@@ -31,6 +31,7 @@ from science.robots.bc_rnn.robomimic_imports import (
 from science.robots.bc_rnn.sequences import TrainingSequences
 from science.robots.demonstration_checks import TRAIN, DemonstrationError, validate_demonstrations
 from science.robots.tasks.base import Task
+from science.robots.training_loop import run_to_step
 from science.robots.training_result import TrainingError, TrainingResult
 
 
@@ -51,10 +52,7 @@ def train(
     Parameters
     ----------
     resume_from : a checkpoint of the same settings, task and demonstrations; the result is that of one long run.
-    on_step : called as (steps done, loss, learning rate).
-    before_checkpoint : called before a checkpoint is written; what it raises ends the training without it.
-    on_checkpoint : called as (steps done, path) once the file is whole.
-    should_stop : asked after each step; where it says yes, a checkpoint is written and training returns.
+    on_step, before_checkpoint, on_checkpoint, should_stop : as `training_loop.run_to_step`.
 
     Raises
     ------
@@ -71,26 +69,17 @@ def train(
     run = _Run(config, demonstrations, task)
     if resume_from is not None:
         run.resume(resume_from)
-    result = TrainingResult(first_step=run.step, last_step=run.step, finished=run.step >= config.steps)
     run.algo.set_train()
-    while run.step < config.steps:
-        loss = run.take_step()
-        result.losses.append(loss)
-        if on_step is not None:
-            on_step(run.step, loss, run.learning_rate)
-        stop = should_stop is not None and should_stop()
-        if stop or run.step == config.steps or run.step % config.checkpoint_every == 0:
-            path = directory / f"step-{run.step:06d}.pth"
-            if before_checkpoint is not None:
-                before_checkpoint()
-            run.save(path)
-            result.checkpoints[run.step] = path
-            if on_checkpoint is not None:
-                on_checkpoint(run.step, path)
-        if stop:
-            break
-    result.last_step, result.finished = run.step, run.step >= config.steps
-    return result
+    return run_to_step(
+        run,
+        config.steps,
+        config.checkpoint_every,
+        lambda step: directory / f"step-{step:06d}.pth",
+        on_step=on_step,
+        before_checkpoint=before_checkpoint,
+        on_checkpoint=on_checkpoint,
+        should_stop=should_stop,
+    )
 
 
 class _Run:

@@ -33,6 +33,7 @@ WAIT_S = 600.0
 """A server is waited for so long: a large policy loads and compiles for minutes."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+_REPEATS = 20
 _PING_S, _PONG_S = 20.0, 300.0  # a stock server answers no ping while it computes
 _UNAVAILABLE, _REFUSED = 503, (401, 403)
 
@@ -98,9 +99,9 @@ class PolicyClient:
         PolicyError
             With the server's words, when it refuses the observation or fails on it.
         ServerGone
-            When it went away and did not come back in time.
+            When it went away and did not come back in time, or went away every time that it was asked this.
         """
-        while True:
+        for _ in range(_REPEATS):
             message = dict(observation)
             if PROTOCOL in self.metadata:
                 message |= {ENDED: self._ended} if self._ended else {}
@@ -120,6 +121,7 @@ class PolicyClient:
                 raise (SessionLost if lost else PolicyError)(f"the server at {self.address} says: {answer.strip()}")
             self._ended.clear()
             return self._understood(answer)
+        raise ServerGone(f"the server at {self.address} went away {_REPEATS} times when it was asked the same")
 
     def forget(self, session: str) -> None:
         """A session is over; the server is told with the next observation."""

@@ -27,6 +27,7 @@ from science.robots.tiny_vla.data import TrainingData
 from science.robots.tiny_vla.jax_runtime import jax
 from science.robots.tiny_vla.model import Weights, flow_loss, initial_weights, trainable
 from science.robots.tiny_vla.weights import require_shapes
+from science.robots.training_loop import run_to_step
 from science.robots.training_result import TrainingError, TrainingResult
 
 _MAX_GRAD_NORM = 1.0
@@ -51,7 +52,7 @@ def train(
     datasets : task key -> its demonstrations, robomimic HDF5, with pictures where the settings name cameras.
     base : the checkpoint that ``config.weight_loader`` names.
     resume_from : a checkpoint of the same settings and demonstrations; the result is that of one long run.
-    on_step, before_checkpoint, on_checkpoint, should_stop : as in `science.robots.bc_rnn.training.train`.
+    on_step, before_checkpoint, on_checkpoint, should_stop : as `training_loop.run_to_step`.
 
     Raises
     ------
@@ -63,26 +64,16 @@ def train(
         When the folder is full or not writable; earlier checkpoints stay.
     """
     run = _Run(config, datasets, base, resume_from)
-    result = TrainingResult(first_step=run.step, last_step=run.step, finished=run.step >= config.steps)
-    while run.step < config.steps:
-        learning_rate = run.learning_rate
-        loss = run.take_step()
-        result.losses.append(loss)
-        if on_step is not None:
-            on_step(run.step, loss, learning_rate)
-        stop = should_stop is not None and should_stop()
-        if stop or run.step == config.steps or run.step % config.checkpoint_every == 0:
-            path = directory / f"step-{run.step:06d}.tar"
-            if before_checkpoint is not None:
-                before_checkpoint()
-            run.save(path)
-            result.checkpoints[run.step] = path
-            if on_checkpoint is not None:
-                on_checkpoint(run.step, path)
-        if stop:
-            break
-    result.last_step, result.finished = run.step, run.step >= config.steps
-    return result
+    return run_to_step(
+        run,
+        config.steps,
+        config.checkpoint_every,
+        lambda step: directory / f"step-{step:06d}.tar",
+        on_step=on_step,
+        before_checkpoint=before_checkpoint,
+        on_checkpoint=on_checkpoint,
+        should_stop=should_stop,
+    )
 
 
 class _Run:
