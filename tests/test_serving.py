@@ -1,6 +1,8 @@
 """The policy server: what is asked together is answered together, and what one client does hurts no other."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -303,6 +305,14 @@ def test_a_server_that_is_asked_to_end_answers_what_it_has_in_hand():
         assert closed.value.rcvd.code == 1001
         with pytest.raises(ServerGone):
             held.infer({"x": np.zeros(3)})
+
+
+def test_rollouts_that_ask_no_server_need_nothing_of_the_protocol():
+    code = (
+        "import sys, workloads.rollouts;"
+        "print(*[name for name in ('openpi_client', 'msgpack', 'websockets', 'jax') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_an_address_that_is_none_and_a_server_of_another_kind_are_told():

@@ -20,8 +20,8 @@ from science.robots.policies.batched import BatchedPolicy, ChunkedEpisode
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import TIMES
 from science.robots.rollouts.pool import RolloutPool, RolloutRequest
+from science.robots.serving import KEY_VARIABLE
 from science.robots.serving.process import MAX_RESTARTS, ServerDied, ServerProcess, _free_port
-from science.robots.serving.protocol import KEY_VARIABLE
 from science.robots.serving.remote import RemotePolicy
 from science.robots.serving.rollouts import served_policy
 from science.robots.tasks.registry import find_task

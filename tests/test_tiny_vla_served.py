@@ -9,8 +9,8 @@ from demonstration_files import LIFT, write_file
 
 from science.robots.rollouts.episode import TIMES
 from science.robots.rollouts.pool import RolloutPool, RolloutRequest
+from science.robots.serving import KEY_VARIABLE
 from science.robots.serving.process import ServerProcess
-from science.robots.serving.protocol import KEY_VARIABLE
 from science.robots.tiny_vla.config import TinyVlaConfig
 from science.robots.tiny_vla.training import train
 

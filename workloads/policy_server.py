@@ -15,8 +15,8 @@ from science.robots.egl_devices import EglDevice
 from science.robots.policies.base import PolicySpec
 from science.robots.rollouts.placement import place
 from science.robots.rollouts.pool import RolloutRequest
+from science.robots.serving import KEY_VARIABLE
 from science.robots.serving.process import ServerProcess
-from science.robots.serving.protocol import KEY_VARIABLE
 
 OWN, NONE = "own", "none"
 

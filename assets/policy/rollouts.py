@@ -12,6 +12,7 @@ from partitions import TASKS
 from resources.compute.compute import Compute
 from science.robots.policies.base import PolicySpec
 
+_ASKING = ("openpi_client", "websockets")
 ARMS = ["control", "drop", "shift", "push", "freeze"]
 
 ROLLOUT_CHECKS = {
@@ -42,8 +43,10 @@ class RolloutConfig(dg.Config):
 
 
 def _packages(policy: PolicySpec, server: str | None) -> tuple[str, ...]:
-    """Python packages of the workers; a policy that is asked elsewhere needs its own there."""
-    return ("msgpack", "websockets") if server and "://" in server else policy.packages
+    """Python packages of the job; a policy that is asked elsewhere needs its own there."""
+    if server == "none" or (server is None and not policy.served):
+        return policy.packages
+    return _ASKING if server and "://" in server else (*policy.packages, *_ASKING)
 
 
 def build_rollouts(policy: PolicySpec) -> dg.AssetsDefinition:

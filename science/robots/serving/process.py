@@ -48,7 +48,7 @@ class ServerProcess:
         max_batch: int | None = None,
         start_limit_s: float = START_LIMIT_S,
     ) -> None:
-        """``environment`` is that of the server, `protocol.KEY_VARIABLE` in it; default: this process's own."""
+        """``environment`` is that of the server, `serving.KEY_VARIABLE` in it; default: this process's own."""
         self._asked = ["--policy", policy, "--task", task]
         self._asked += ["--checkpoint", str(checkpoint)] if checkpoint else []
         self._asked += ["--max-batch", str(max_batch)] if max_batch else []

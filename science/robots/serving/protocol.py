@@ -19,9 +19,6 @@ from openpi_client import msgpack_numpy
 MAX_BYTES = 16 * 2**20
 """Of one message; two pictures of 224 x 224 pixels are 0.3 MB."""
 
-KEY_VARIABLE = "TRACEBED_SERVER_KEY"
-"""Environment variable that holds the API key."""
-
 PROTOCOL = "tracebed_protocol"
 SESSION, SEED, STEP, ENDED = (f"tracebed/{name}" for name in ("session", "seed", "step", "ended"))
 IDENTITY = ("policy", "policy_version", "task", "checkpoint_hash")

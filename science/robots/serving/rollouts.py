@@ -9,7 +9,7 @@ from typing import Any
 
 from science.robots.policies.base import Policy, PolicySpec, require_fit
 from science.robots.policies.batched import ChunkedEpisode
-from science.robots.serving.protocol import KEY_VARIABLE
+from science.robots.serving import KEY_VARIABLE
 from science.robots.serving.remote import RemotePolicy
 from science.robots.tasks.base import Task
 

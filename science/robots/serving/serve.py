@@ -21,7 +21,7 @@ from files import write_whole
 from science.robots.parent import end_with_parent
 from science.robots.policies.base import PolicyError, PolicySpec, called
 from science.robots.policies.registry import find_policy
-from science.robots.serving.protocol import KEY_VARIABLE
+from science.robots.serving import KEY_VARIABLE
 from science.robots.serving.rollouts import identity
 from science.robots.serving.server import PolicyServer
 from science.robots.tasks.registry import find_task
