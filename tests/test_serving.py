@@ -315,11 +315,12 @@ def test_rollouts_that_ask_no_server_need_nothing_of_the_protocol():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
-def test_an_address_that_is_none_and_a_server_of_another_kind_are_told():
+def test_an_address_that_is_none_and_a_server_that_does_not_come_are_told(caplog):
     with pytest.raises(PolicyError, match="expected ws://host:port"):
         PolicyClient("localhost:1")
     with pytest.raises(ServerGone, match=r"no policy server at ws://127.0.0.1:9 within 0.1 s"):
         PolicyClient("ws://127.0.0.1:9", wait_s=0.1)
+    assert "waiting up to 0.1 s for the policy server at ws://127.0.0.1:9: ConnectionRefusedError" in caplog.text
 
 
 def until(holds):

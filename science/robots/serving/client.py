@@ -7,6 +7,7 @@ server as well, which knows nothing of seeds and steps.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +29,8 @@ from science.robots.serving.protocol import (
     pack,
     unpack,
 )
+
+_LOG = logging.getLogger(__name__)
 
 WAIT_S = 600.0
 """A server is waited for so long: a large policy loads and compiles for minutes."""
@@ -174,6 +177,8 @@ class PolicyClient:
                 why = f"{type(error).__name__}: {error}"
             if time.monotonic() + pause_s > deadline_s:
                 raise ServerGone(f"no policy server at {self.address} within {self._wait_s:g} s; last: {why}")
+            if pause_s == _FIRST_PAUSE_S:
+                _LOG.warning("waiting up to %g s for the policy server at %s: %s", self._wait_s, self.address, why)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         try:
