@@ -19,6 +19,7 @@ from science.robots.bc_rnn.training import TrainingError, train
 from science.robots.demonstrations import write_demonstrations
 from science.robots.policies.base import PolicyError
 from science.robots.policies.bc_rnn import SPEC
+from science.robots.policies.conformance import problems
 from science.robots.seeds import DEMONSTRATION
 
 SMALL = BcRnnConfig(hidden=24, layers=2, steps=40, checkpoint_every=20, batch_size=32, seed=3)
@@ -52,6 +53,10 @@ def rewritten(path, destination, change):
     change(content)
     torch.save(content, destination)
     return destination
+
+
+def test_it_conforms_with_a_fork_for_every_session(checkpoint):
+    assert problems(SPEC.make_batched(LIFT, checkpoint)) == []
 
 
 # training

@@ -12,6 +12,8 @@ from serving_policies import IDENTITY, Small, serve_here
 from science.robots.openpi.descriptor import read_descriptor
 from science.robots.openpi.policy import inspect
 from science.robots.policies.base import PolicyError
+from science.robots.policies.batched import BatchedPolicy
+from science.robots.policies.conformance import problems
 from science.robots.policies.openpi import SPEC
 from science.robots.rollouts.pool import RolloutPool, RolloutRequest
 from science.robots.rollouts.store import Evaluation
@@ -193,6 +195,25 @@ def test_our_own_server_may_be_described_too(tmp_path):
         path.write_text(f'address = "{address}"\nreplan_steps = 2\n{identity}\n[state]\nx = ["robot0_eef_pos"]')
         with pytest.raises(PolicyError, match=r"gives 2 actions; .* takes 7"):
             SPEC.make(LIFT, path)
+
+
+class Seven(BatchedPolicy):
+    """Chunks of seven-dimensional actions that depend on the state and the noise."""
+
+    observation = {"observation/state": 8}
+    action_dim, horizon_steps, noise_shape = 7, 10, (10, 7)
+
+    def infer(self, rows):
+        return np.stack([np.tanh(0.1 * row.noise + row.observation["observation/state"].sum()) for row in rows])
+
+
+def test_over_a_server_that_takes_seeds_and_steps_it_conforms(tmp_path):
+    with serve_here(Seven()) as (address, _):
+        path = tmp_path / "own.toml"
+        keys = '["robot0_eef_pos", "robot0_eef_quat as axis_angle", "robot0_gripper_qpos"]'
+        identity = f'[identity]\ncheckpoint_hash = "{IDENTITY["checkpoint_hash"]}"'
+        path.write_text(f'address = "{address}"\nreplan_steps = 5\n{identity}\n[state]\n"observation/state" = {keys}')
+        assert problems(SPEC.make_batched(LIFT, path)) == []
 
 
 @pytest.mark.parametrize(
