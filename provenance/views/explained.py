@@ -98,7 +98,12 @@ KINDS: Mapping[str, Kind] = {
     "base_weights": Kind(
         "base weights",
         "sets of base weights",
-        "The weights of a public model that a training began with, described array by array by their hashes.",
+        "The weights of a model that a training began with, described array by array by their hashes.",
+    ),
+    "base_checkpoint": Kind(
+        "base",
+        "bases",
+        "The saved weights of a policy that was trained on several tasks at once, for others to begin from.",
     ),
     "checkpoint": Kind(
         "checkpoint",

@@ -233,6 +233,7 @@ _ORDER = (
     "rollouts",
     "checkpoint",
     "base_weights",
+    "base_checkpoint",
     "demonstrations",
     "rm_ideal",
     "embedding",

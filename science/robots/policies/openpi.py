@@ -11,5 +11,6 @@ SPEC = PolicySpec(
     trained=True,
     inspect="science.robots.openpi.policy:inspect",
     weights=False,
+    framework="openpi",
     packages=("openpi_client", "websockets"),
 )
