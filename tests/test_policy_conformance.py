@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from science.robots.policies.base import PolicyError
+from science.robots.policies.base import Policy, PolicyError
 from science.robots.policies.batched import (
     BatchedPolicy,
     ChunkedEpisode,
@@ -144,6 +145,30 @@ def test_a_session_whose_beginning_was_not_seen_is_lost_not_made_up():
     policy.infer([Row("known", 0, 0, {}, np.zeros(0))])
     with pytest.raises(SessionLost, match="its steps up to 0 were seen"):
         policy.infer([Row("known", 0, 2, {}, np.zeros(0))])
+
+
+def test_a_session_that_failed_in_mid_step_is_not_gone_on_with():
+    class Stumbling(Policy):
+        observation = {}
+        action_dim = 1
+
+        def start(self, seed):
+            self.n = 0
+
+        def act(self, observation):
+            self.n += 1  # it remembers before it fails
+            if self.n == 2:
+                raise ArithmeticError("once")
+            return np.full(1, self.n / 10)
+
+    policy = Sessions(Stumbling())
+    row = example_row(policy)
+    assert policy.infer([row]) == 0.1
+    with pytest.raises(ArithmeticError):
+        policy.infer([replace(row, step=1)])
+    with pytest.raises(SessionLost):
+        policy.infer([replace(row, step=1)])
+    assert policy.infer([row]) == 0.1
 
 
 def test_an_example_row_has_what_the_policy_reads():

@@ -182,7 +182,11 @@ class Sessions(BatchedPolicy):
             )
         self._sessions.move_to_end(row.session)
         if row.step == session.step + 1:
-            session.answer = np.asarray(session.policy.act(row.observation))[None, :]
+            try:
+                session.answer = np.asarray(session.policy.act(row.observation))[None, :]
+            except BaseException:
+                self.forget(row.session)  # it may have remembered half of the step: asked again, it must begin anew
+                raise
             session.step = row.step
         return session.answer
 
