@@ -225,7 +225,9 @@ def left_out_tasks(home: Home, keys: Sequence[str], plan: Plan) -> list[str]:
 
 
 def _why_left_out(home: Home, policy: PolicySpec, task: str) -> str:
-    base = _base_of(policy, task) if policy.train else None
+    if policy.train is None:
+        return f"it is not trained here: `tracebed checkpoint import {policy.name} {task} FILE`"
+    base = _base_of(policy, task)
     with dg.DagsterInstance.get() as instance:
         added = task_keys(instance)
         if base is None or known_attempts(home, policy.name, task) or _base_obtainable(home, instance, base):

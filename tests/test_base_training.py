@@ -82,6 +82,30 @@ def filled(lab):
     return lab
 
 
+def test_a_plan_trains_the_base_first_and_says_what_it_leaves_out_and_why(lab):
+    def planned(*only):
+        plan = task_study.plan_tasks(lab.home, instance, [LIFT], only)
+        return {key.to_user_string(): parts for key, parts in plan.items() if parts}, task_study.left_out_tasks(
+            lab.home, [LIFT], plan
+        )
+
+    with dg.DagsterInstance.get() as instance:
+        plan, said = planned("tiny_vla", "openpi")
+        assert plan["policy/base_checkpoint/small_base"] == plan["policy/base_weights/small_base"] == [None]
+        assert plan["policy/checkpoint/tiny_vla"] == [LIFT] and "policy/base_checkpoint/sibling" not in plan
+        asked = f"`tracebed checkpoint import openpi {LIFT} FILE`"
+        assert said == [f"openpi on {LIFT} left out: it is not trained here: {asked}"]
+        task_study.remove_task(instance, STACK)
+        try:
+            plan, said = planned("tiny_vla")
+        finally:
+            task_study.add_tasks(instance, [STACK])
+    assert "policy/checkpoint/tiny_vla" not in plan
+    assert said == [
+        f"tiny_vla on {LIFT} left out: its base small_base is trained on {STACK}, too: `tracebed task add {STACK}`"
+    ]
+
+
 def test_the_base_of_a_fine_tune_is_proven_by_its_leaves_and_stands_beside_its_rate(filled):
     row = filled.rows("checkpoint").filter("chosen").row(0, named=True)
     assert (row["base_verdict"], row["base_weights"]) == ("PROVEN", "small_base"), row["base_evidence"]
