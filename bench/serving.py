@@ -157,8 +157,8 @@ def main() -> None:
     try:
         for port in ports.values():
             wait_for(port)
-        print(f"{CALL_S * 1000:g} ms + {ROW_S * 1000:g} ms a row, {THINK_S * 1000:g} ms between requests, medians of ")
-        print(f"{options.rounds} rounds of {options.seconds:g} s each\n")
+        print(f"{CALL_S * 1000:g} ms + {ROW_S * 1000:g} ms a row, {THINK_S * 1000:g} ms between requests")
+        print(f"(medians of {options.rounds} rounds of {options.seconds:g} s each)\n")
         print("| clients | server | requests/s | over openpi's | p50, ms | p99, ms | fairness |")
         print("|---:|---|---:|---:|---:|---:|---:|")
         for n in options.clients:
