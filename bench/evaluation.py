@@ -99,10 +99,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    print(
-        f"{options.episodes} episodes of {options.steps} steps, medians of {options.rounds} rounds, warm; load of the "
-    )
-    print(f"machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+    print(f"{options.episodes} episodes of {options.steps} steps, medians of {options.rounds} rounds, warm")
+    print(f"(load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)\n")
     print(
         "| task | 1 worker, episodes/min | 4 workers, episodes/min | ratio | 1: server | transport | physics "
         "| 4: server | transport | physics |"
