@@ -61,6 +61,20 @@ class Small(BatchedPolicy):
         self.forgotten.append(session)
 
 
+class Gated(Small):
+    """Computes `Small.SLOW` until it is let go, and says when it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computes, self.let_go = threading.Event(), threading.Event()
+
+    def infer(self, rows: Sequence[Row]) -> np.ndarray:
+        if any(row.observation["x"][0] == self.SLOW for row in rows):
+            self.computes.set()
+            assert self.let_go.wait(60)
+        return super().infer(rows)
+
+
 class Remembering(Policy):
     """Its action is a decaying sum of all that it saw, and its seed's noise."""
 
@@ -111,6 +125,6 @@ if __name__ == "__main__":  # NAME PORT READY: serve in a process that can be ki
 
     async def main() -> None:
         server = PolicyServer(POLICIES[name](), IDENTITY)
-        await server.run("127.0.0.1", int(port), lambda _: Path(ready_file).write_text("ready"))
+        await server.run("127.0.0.1", int(port), lambda _: Path(ready_file).write_text("ready"), kept_port=True)
 
     asyncio.run(main())

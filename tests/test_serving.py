@@ -1,6 +1,7 @@
 """The policy server: what is asked together is answered together, and what one client does hurts no other."""
 
 import asyncio
+import struct
 import subprocess
 import sys
 import threading
@@ -8,18 +9,21 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
+import msgpack
 import numpy as np
 import pytest
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
-from serving_policies import IDENTITY, POLICIES, Small, serve_here
+from serving_policies import IDENTITY, POLICIES, Gated, Small, serve_here
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.sync.server import serve
 
 from science.robots.policies.base import PolicyError
 from science.robots.policies.batched import Row, episode_noise
 from science.robots.policies.conformance import problems
 from science.robots.serving.batching import Batcher, Client, batch_sizes
 from science.robots.serving.client import PolicyClient, ServerGone
+from science.robots.serving.process import MAX_RESTARTS
 from science.robots.serving.protocol import MAX_BYTES, SEED, SESSION, STEP, ProtocolError, pack, unpack
 from science.robots.serving.remote import RemotePolicy
 from science.robots.serving.serve import require_key
@@ -41,6 +45,11 @@ def counted(address, name):
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
+def packed(data, kind, shape):
+    """An array as openpi_client packs it, of any type and shape."""
+    return msgpack.packb({"x": {b"__ndarray__": True, b"data": data, b"dtype": kind, b"shape": shape}})
+
+
 def raw(address, **headers):
     connection = connect(address, compression=None, max_size=None, additional_headers=headers, proxy=None)
     return connection, unpack(connection.recv())
@@ -59,6 +68,18 @@ def test_an_unmodified_openpi_client_is_served():
         answers = [client.infer({"x": np.full(3, ask), "prompt": "do it"})["actions"] for ask in range(3)]
     # The connection is the episode, of seed 0, and the step is the number of observations before.
     assert np.array_equal(answers, [asked(policy, np.full(3, ask), step=ask) for ask in range(3)])
+
+
+def test_openpis_broker_plays_the_chunks_of_the_server():
+    pytest.importorskip("tree", reason="openpi_client's broker needs dm-tree, which nothing else here does")
+    from openpi_client.action_chunk_broker import ActionChunkBroker
+
+    policy = Small()
+    with serve_here(policy) as (address, _):
+        broker = ActionChunkBroker(WebsocketClientPolicy(address), action_horizon=2)
+        actions = [broker.infer({"x": np.full(3, step)})["actions"] for step in range(6)]
+    chunks = [asked(policy, np.full(3, step), step=ask) for ask, step in enumerate((0, 2, 4))]
+    assert np.array_equal(actions, np.concatenate([chunk[:2] for chunk in chunks]))
 
 
 def test_an_answer_says_how_it_came_about():
@@ -86,11 +107,43 @@ def test_what_has_no_place_in_the_protocol_is_not_sent(value):
         pack({"x": np.zeros(3)}) + b"more",
         b"\x93\x01\x02\x03",
         b"\x81\xa1x\x83\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x08aaaaaaaa\xc4\x05dtype\xa1O",
+        packed(b"a" * 8, "<U0", [-1]),  # NumPy divides by zero and ends the process
+        packed(b"a" * 8, "m8[ns/0]", [1]),  # as well
+        packed(b"a" * 8, "|O", [1]),
+        packed(b"a" * 8, "V8", [1]),
+        packed(b"a" * 16, "<c16", [1]),
+        packed(b"a" * 8, "<f8", [-1]),
+        packed(b"a" * 8, "<f8", [2**40]),
+        packed(b"a" * 8, "<f8", [1.0]),
+        packed(b"a" * 8, "<f8", [1] * 65),
+        packed("a" * 8, "<f8", [1]),
+        packed(b"a" * 8, "<f3", [1]),
+        packed(b"a" * 8, ["<f8"], [1]),
+        msgpack.packb({"x": {b"__npgeneric__": True, b"data": "1", b"dtype": "<f4"}}),
+        b"\x81\xa1x" + b"\x91" * 100_000,
     ],
 )
 def test_bytes_that_are_no_message_are_refused(message):
     with pytest.raises(ProtocolError):
         unpack(message)
+
+
+def test_arrays_and_scalars_come_out_as_they_went_in():
+    sent = {
+        "truth": np.array([True, False]),
+        "picture": np.arange(24, dtype=np.uint8).reshape(2, 4, 3),
+        "big_endian": np.arange(3, dtype=">f4"),
+        "none": np.zeros((0, 3)),
+        "one": np.array(1.5),
+        "text": np.array(["a", "bc"]),
+        "scalar": np.float32(0.1),
+        "whole": np.int64(7),
+        "plain": [1, 2.0, "three", None],
+    }
+    found = unpack(pack(sent))
+    assert list(found) == list(sent)
+    for key, value in sent.items():
+        assert np.array_equal(found[key], value) and getattr(found[key], "dtype", 0) == getattr(value, "dtype", 0)
 
 
 # batches
@@ -181,6 +234,9 @@ def test_every_size_is_warm_before_anybody_is_served():
         ({"x": np.zeros(4)}, r"found x of shape \(4,\)"),
         ({"x": np.array([0, np.nan, 0])}, "NaN or infinity in x"),
         ({"x": np.array(["a", "b", "c"])}, "expected 3 numbers"),
+        ({"x": [[1.0, 2.0], [3.0]]}, "found x as lists of different lengths"),
+        ({"x": {"y": 1}}, "expected 3 numbers"),
+        ({"x": np.zeros(3), SESSION: "s", SEED: 1.0, STEP: 0}, "tracebed/seed = 1.0, expected a whole number"),
         ({"y": np.zeros(3)}, r"found keys \['y'\].*x is missing"),
         ({"x": np.zeros(3), "prompt": 3}, "expected text"),
         ({"x": np.zeros(3), SESSION: "s", SEED: -1, STEP: 0}, "tracebed/seed = -1, expected a whole number"),
@@ -228,6 +284,28 @@ def test_garbage_and_text_are_answered_with_an_error_and_the_server_lives():
         assert PolicyClient(address).infer({"x": np.zeros(3)})["actions"].shape == (4, 2)
 
 
+def test_a_frame_that_is_cut_off_by_the_network_hurts_nobody():
+    with serve_here(Small()) as (address, _):
+        connection, _ = raw(address)
+        connection.socket.sendall(b"\x82\xff" + struct.pack(">Q", 1000) + b"mask" + b"half")  # 1000 bytes announced
+        connection.socket.close()
+        until(lambda: counted(address, "tracebed_connections ") == 0)
+        assert PolicyClient(address).infer({"x": np.zeros(3)})["actions"].shape == (4, 2)
+
+
+@pytest.mark.parametrize("answer", [None, "text", np.zeros((1, 4, 3)), np.full((1, 4, 2), None), np.zeros((2, 4, 2))])
+def test_answers_that_are_no_actions_are_errors_of_their_rows(answer):
+    class Odd(Small):
+        def infer(self, rows):
+            return answer if rows[0].observation["x"][0] == 1 else super().infer(rows)
+
+    with serve_here(Odd()) as (address, _):
+        client = PolicyClient(address)
+        with pytest.raises(PolicyError, match=r"answers of shape .*, expected \(1, 4, 2\) numbers"):
+            client.infer({"x": np.ones(3)})
+        assert client.infer({"x": np.zeros(3)})["actions"].shape == (4, 2)
+
+
 def test_a_message_beyond_the_limit_is_refused_and_not_sent_again():
     with serve_here(Small()) as (address, _):
         with pytest.raises(PolicyError, match="takes no message so large"):
@@ -248,6 +326,62 @@ def test_a_client_that_is_gone_is_left_out_and_others_are_answered():
         assert np.array_equal(unpack(other.recv())["actions"], asked(policy, np.full(3, 6.0)))
         until(lambda: counted(address, "tracebed_rows_abandoned_total") == 1)
         assert policy.batches[:2] == [1, 1]
+
+
+def test_a_client_that_is_killed_is_left_out_and_others_are_answered():
+    policy = Gated()
+    code = (
+        "import sys, numpy as np; from science.robots.serving.client import PolicyClient\n"
+        "PolicyClient(sys.argv[1]).infer({'x': np.full(3, 5.0)})"
+    )
+    with serve_here(policy) as (address, server), ThreadPoolExecutor(2) as threads:
+        slow, other = PolicyClient(address), PolicyClient(address)
+        answers = [threads.submit(slow.infer, {"x": np.full(3, Small.SLOW)})]
+        assert policy.computes.wait(60)
+        killed = subprocess.Popen([sys.executable, "-c", code, address])
+        until(lambda: len(server._batcher._waiting) == 1)
+        answers.append(threads.submit(other.infer, {"x": np.full(3, 6.0)}))
+        until(lambda: len(server._batcher._waiting) == 2)
+        killed.kill()
+        killed.wait()
+        until(lambda: counted(address, "tracebed_rows_abandoned_total") == 1)
+        policy.let_go.set()
+        assert all(answer.result()["actions"].shape == (4, 2) for answer in answers)
+        assert policy.batches == [1, 1]
+
+
+def test_pings_and_pages_are_answered_while_the_policy_computes():
+    policy = Gated()
+    with serve_here(policy) as (address, _):
+        connection, _ = raw(address)
+        connection.send(pack({"x": np.full(3, Small.SLOW)}))
+        assert policy.computes.wait(60)
+        assert connection.ping().wait(60)
+        assert page(address, "/healthz") == "OK\n" and counted(address, "tracebed_rows_answered_total") == 0
+        policy.let_go.set()
+        assert unpack(connection.recv())["actions"].shape == (4, 2)
+
+
+def test_seeds_and_steps_may_be_numbers_of_numpy():
+    policy = Small()
+    with serve_here(policy) as (address, _):
+        answer = PolicyClient(address).infer({"x": np.zeros(3)}, session="s", seed=np.int64(5), step=np.uint8(2))
+    assert np.array_equal(answer["actions"], asked(policy, np.zeros(3), 5, 2))
+
+
+def test_a_server_that_dies_of_an_observation_is_not_asked_it_for_ever():
+    def leave(connection):
+        connection.send(pack({}))
+        asked.append(connection.recv())
+
+    asked = []
+    with serve(leave, "127.0.0.1", 0) as server, ThreadPoolExecutor(1) as threads:
+        threads.submit(server.serve_forever)
+        address = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        with pytest.raises(ServerGone, match="went away 4 times when it was asked the same"):
+            PolicyClient(address).infer({"x": np.zeros(3)})
+        server.shutdown()
+    assert len(asked) == 4 < MAX_RESTARTS
 
 
 # doors

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,14 +15,16 @@ import numpy as np
 import pytest
 import serving_policies
 from serving_policies import IDENTITY, POLICIES, Small, serve_here
+from websockets.exceptions import ConnectionClosed
 
 from science.robots.policies.base import PolicyError
 from science.robots.policies.batched import BatchedPolicy, ChunkedEpisode
 from science.robots.policies.registry import find_policy
 from science.robots.rollouts.episode import TIMES
 from science.robots.rollouts.pool import RolloutPool, RolloutRequest
-from science.robots.serving import KEY_VARIABLE
-from science.robots.serving.process import MAX_RESTARTS, ServerDied, ServerProcess, _free_port
+from science.robots.serving import KEY_VARIABLE, process
+from science.robots.serving.client import PolicyClient
+from science.robots.serving.process import MAX_RESTARTS, ServerDied, ServerProcess, keep_port
 from science.robots.serving.remote import RemotePolicy
 from science.robots.serving.rollouts import served_policy
 from science.robots.tasks.registry import find_task
@@ -60,7 +63,8 @@ class Killable:
 
 @pytest.fixture
 def free_port():
-    return _free_port()
+    with keep_port() as kept:
+        yield kept.getsockname()[1]
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -204,6 +208,55 @@ def test_a_server_that_keeps_dying_is_given_up():
                 until(lambda pid=pid: server.pid != pid)
         server._thread.join(30)
         assert server.restarts == MAX_RESTARTS and not server._thread.is_alive()
+
+
+def test_what_fails_for_a_server_that_is_given_up_says_how_it_died(monkeypatch):
+    monkeypatch.setattr(process, "MAX_RESTARTS", 0)
+    said = r"(?s)died 1 times and was not started again; the end of its log:\nrandom for open.Lift at ws://"
+    with pytest.raises(ServerDied, match=said), ServerProcess("random", "open.Lift", None) as server:
+        os.kill(server.pid, signal.SIGKILL)
+        server._thread.join(30)
+        PolicyClient(server.address, wait_s=0.1)
+
+
+def test_a_server_that_cannot_start_again_at_once_is_tried_again_and_keeps_its_port(monkeypatch):
+    monkeypatch.setattr(process, "_PAUSE_S", 0.1)
+    with ServerProcess("random", "open.Lift", None) as server:
+        asked, server._asked = server._asked, ["--policy", "none", "--task", "open.Lift"]
+        os.kill(server.pid, signal.SIGKILL)
+        until(lambda: server.restarts)
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", server._port))
+        server._asked = asked
+        policy = served_policy(server.address, find_policy("random"), LIFT, None)
+        policy.start(0)
+        assert policy.act({}).shape == (7,) and server.restarts >= 2
+
+
+def test_a_server_that_dies_as_it_is_ended_stays_ended():
+    with ServerProcess("random", "open.Lift", None) as server:
+        pid = server.pid
+        os.kill(pid, signal.SIGKILL)
+    assert not server._thread.is_alive() and server._process.returncode is not None
+
+
+def test_a_server_that_gets_sigterm_closes_its_connections_and_ends_well(tmp_path):
+    ready = tmp_path / "ready"
+    command = [sys.executable, "-m", "science.robots.serving.serve", "--policy", "random", "--task", "open.Lift"]
+    served = subprocess.Popen([*command, "--ready", str(ready)], stdout=subprocess.PIPE, text=True)
+    try:
+        until(ready.exists)
+        client = PolicyClient(f"ws://127.0.0.1:{ready.read_text()}")
+        assert client.infer({})["actions"].shape == (1, 7)
+        served.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as closed:
+            client._connection.recv()
+        assert closed.value.rcvd.code == 1001
+        assert served.communicate(timeout=60)[0].startswith("random for open.Lift at ws://127.0.0.1:")
+        assert served.returncode == 0
+    finally:
+        served.kill()
+        served.wait()
 
 
 def test_a_server_ends_with_the_process_that_started_it():

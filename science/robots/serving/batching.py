@@ -186,11 +186,13 @@ class Batcher:
         padded = rows if self.policy.stateful or self.policy.batch_sizes else [*rows, *rows[-1:] * (size - len(rows))]
         # The one place that takes any exception: whatever a policy raises must reach its client, not end the server.
         try:
-            found = np.asarray(self.policy.infer(padded))[: len(rows)]
+            found = np.asarray(self.policy.infer(padded))
         except Exception as error:  # noqa: BLE001
             return error
-        expected = (len(rows), self.policy.horizon_steps, self.policy.action_dim)
-        return found if found.shape == expected else RowFailed(f"answers of shape {found.shape}, expected {expected}")
+        expected = (len(padded), self.policy.horizon_steps, self.policy.action_dim)
+        if found.shape != expected or found.dtype.kind not in "fiu":
+            return RowFailed(f"answers of shape {found.shape}, {found.dtype}, expected {expected} numbers")
+        return found[: len(rows)]
 
     def _hand_out(self, batch: list[_Asked], answers: Sequence[np.ndarray | Exception], began_s: float) -> None:
         now_s = time.monotonic()

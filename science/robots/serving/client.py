@@ -36,7 +36,8 @@ WAIT_S = 600.0
 """A server is waited for so long: a large policy loads and compiles for minutes."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
-_REPEATS = 20
+_ASKS = 4  # an observation of which a server dies must not use up all restarts that a job's own has
+_METADATA_S = 60.0  # from the handshake; a stock server sends them when it has answered others
 _PING_S, _PONG_S = 20.0, 300.0  # a stock server answers no ping while it computes
 _UNAVAILABLE, _REFUSED = 503, (401, 403)
 
@@ -104,7 +105,7 @@ class PolicyClient:
         ServerGone
             When it went away and did not come back in time, or went away every time that it was asked this.
         """
-        for _ in range(_REPEATS):
+        for _ in range(_ASKS):
             message = dict(observation)
             if PROTOCOL in self.metadata:
                 message |= {ENDED: self._ended} if self._ended else {}
@@ -124,7 +125,7 @@ class PolicyClient:
                 raise (SessionLost if lost else PolicyError)(f"the server at {self.address} says: {answer.strip()}")
             self._ended.clear()
             return self._understood(answer)
-        raise ServerGone(f"the server at {self.address} went away {_REPEATS} times when it was asked the same")
+        raise ServerGone(f"the server at {self.address} went away {_ASKS} times when it was asked the same")
 
     def forget(self, session: str) -> None:
         """A session is over; the server is told with the next observation."""
@@ -203,7 +204,7 @@ class PolicyClient:
             proxy=None,
         )
         try:
-            first = connection.recv()
+            first = connection.recv(timeout=_METADATA_S)
             if isinstance(first, str):
                 raise PolicyError(f"the server at {self.address} says: {first.strip()}")
             return connection, unpack(first)

@@ -1,4 +1,8 @@
-"""A policy server in a process of its own, started again at the same address when it dies."""
+"""A policy server in a process of its own, started again at the same address when it dies.
+
+Its port is bound here from the beginning to the end: a large policy loads for minutes, in which any other process could
+otherwise be given the port.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ MAX_RESTARTS = 5
 
 _END_S = 90.0
 _LOOK_S = 0.05
+_PAUSE_S = 2.0  # what the one before held, such as the memory of a GPU, may not be free at once
 _LOG_TAIL_BYTES = 3000
 
 
@@ -57,6 +62,8 @@ class ServerProcess:
         self._start_limit_s = start_limit_s
         self.restarts = 0
         self._closing = threading.Event()
+        self._starting = threading.Lock()
+        self._given_up = False
 
     @property
     def address(self) -> str:
@@ -76,33 +83,53 @@ class ServerProcess:
             With the end of its log, when it does not come up.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="policy-server-")
-        self._port = _free_port()
+        self._kept = keep_port()
+        self._port = int(self._kept.getsockname()[1])
         started = threading.Event()
         # The kernel ends the server with the thread that started it, so one thread starts it every time.
         self._thread = threading.Thread(target=self._keep, args=[started], name="policy-server", daemon=True)
         self._thread.start()
         started.wait()
+        try:
+            self._wait_until_ready()
+        except BaseException:  # also when interrupted: nobody else would end it
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, trace: object) -> None:
+        """End it: it answers what is in hand first.
+
+        Raises
+        ------
+        ServerDied
+            With the end of its log, in place of what was raised when it had died too often.
+        """
+        log = self.log()
+        self._end()
+        if self._given_up and isinstance(raised, Exception):
+            died = f"died {self.restarts + 1} times and was not started again"
+            raise ServerDied(f"the policy server {died}; the end of its log:\n{log}") from raised
+
+    def _wait_until_ready(self) -> None:
         deadline_s = time.monotonic() + self._start_limit_s
         while not self._ready.exists():
             ended = self._process.poll()
             if ended is not None or time.monotonic() > deadline_s:
-                log = self.log()
-                self.__exit__()
                 what = "did not come up in time" if ended is None else f"ended with status {ended} as it started"
-                raise ServerDied(f"the policy server {what}; the end of its log:\n{log}")
+                raise ServerDied(f"the policy server {what}; the end of its log:\n{self.log()}")
             time.sleep(_LOOK_S)
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        """End it: it answers what is in hand first."""
-        self._closing.set()
+    def _end(self) -> None:
+        with self._starting:  # from here on none is started any more
+            self._closing.set()
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
+        self._thread.join(_END_S)
+        if self._thread.is_alive():
             self._process.kill()
-        self._thread.join()
+            self._thread.join()
+        self._kept.close()
         self._folder.cleanup()
 
     def log(self) -> str:
@@ -117,8 +144,11 @@ class ServerProcess:
     def _ready(self) -> Path:
         return Path(self._folder.name) / "ready"
 
-    def _start(self) -> None:
-        with self._log.open("ab") as log:
+    def _start(self) -> bool:
+        """Start it, unless this is about to end."""
+        with self._starting, self._log.open("ab") as log:
+            if self._closing.is_set():
+                return False
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-W", "ignore", "-m", "science.robots.serving.serve", *self._asked),
@@ -130,21 +160,38 @@ class ServerProcess:
                 env=self._environment,
                 start_new_session=True,
             )
+        return True
 
     def _keep(self, started: threading.Event) -> None:
-        """Start it, and again when it dies after it was ready."""
-        self._start()
-        started.set()
+        """Start it, and again when it dies, once it has come up."""
+        try:
+            self._start()
+        finally:
+            started.set()
+        came_up = False
         while True:
             self._process.wait()
-            if self._closing.is_set() or not self._ready.exists() or self.restarts == MAX_RESTARTS:
+            was_ready = self._ready.exists()
+            came_up = came_up or was_ready
+            if self._closing.is_set() or not came_up:
                 return
-            self._ready.unlink()
+            if self.restarts == MAX_RESTARTS:
+                self._given_up = True
+                return
+            self._ready.unlink(missing_ok=True)
+            if not was_ready:
+                self._closing.wait(_PAUSE_S)
             self.restarts += 1
-            self._start()
+            if not self._start():
+                return
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def keep_port() -> socket.socket:
+    """A free port of this machine that no other process is given while the socket is open.
+
+    It does not listen; a server of the same user that binds with SO_REUSEPORT can.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    kept.bind(("127.0.0.1", 0))
+    return kept

@@ -1,7 +1,8 @@
 """openpi's websocket protocol, and what is added to it. Clients and servers of either origin understand each other.
 
 A server first sends its metadata; then every observation that comes in is answered before the next. Both are msgpack
-with NumPy arrays (openpi_client's own packing); text in place of an answer is an error, and the connection is closed.
+with NumPy arrays; text in place of an answer is an error, and the connection is closed. openpi_client packs them;
+unpacking is done here, since NumPy ends the process for some types and shapes that openpi_client would hand to it.
 
 Added keys of an observation name the episode: `SESSION`, `SEED` and `STEP`, from which the server draws the noise, and
 `ENDED`, a session that is over. Added keys of the metadata say who answers: `IDENTITY`, and `PROTOCOL` that tells this
@@ -10,10 +11,13 @@ server from others.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgpack
+import numpy as np
 from openpi_client import msgpack_numpy
 
 MAX_BYTES = 16 * 2**20
@@ -28,6 +32,10 @@ HEALTH_PATH, STATS_PATH = "/healthz", "/stats"
 
 SESSION_LOST = "SessionLost"
 """First word of the error by which a server asks to be shown an episode from its beginning."""
+
+_ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
+_TYPE = re.compile(r"[<>|=]?[biufSU][1-9][0-9]{0,7}")
+"""Types of arrays that are read: truth values, numbers and text; no objects, records, complex numbers or times."""
 
 _MALFORMED = (msgpack.UnpackException, ValueError, TypeError, KeyError, RecursionError, OverflowError)
 
@@ -59,7 +67,7 @@ def unpack(message: bytes) -> dict[str, Any]:
         For what is garbage, cut, or no mapping.
     """
     try:
-        found = msgpack_numpy.unpackb(message)
+        found = msgpack.unpackb(message, object_hook=_array_or_mapping)
     except _MALFORMED as error:
         raise ProtocolError(
             f"found {len(message)} bytes that are no msgpack message ({type(error).__name__}: {error}), expected a "
@@ -68,3 +76,31 @@ def unpack(message: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ProtocolError(f"found a message of type {type(found).__name__}, expected a mapping")
     return found
+
+
+def _array_or_mapping(found: dict[Any, Any]) -> Any:
+    """The array or scalar that a mapping packs, or the mapping itself."""
+    if _ARRAY in found:
+        kind, data, shape = _kind(found), found[b"data"], found[b"shape"]
+        if not isinstance(data, bytes) or not isinstance(shape, list) or not all(map(_is_length, shape)):
+            raise ValueError(f"an array of shape {shape!r} in {type(data).__name__}, expected lengths and bytes")
+        if len(data) != kind.itemsize * math.prod(shape):
+            raise ValueError(f"{len(data)} bytes for an array of shape {shape}, {kind}")
+        return np.ndarray(tuple(shape), kind, buffer=data)
+    if _SCALAR in found:
+        kind, data = _kind(found), found[b"data"]
+        if not isinstance(data, int | float):
+            raise ValueError(f"a scalar in {type(data).__name__}, expected a number")
+        return kind.type(data)
+    return found
+
+
+def _kind(found: Mapping[Any, Any]) -> np.dtype[Any]:
+    name = found[b"dtype"]
+    if not isinstance(name, str) or not _TYPE.fullmatch(name):
+        raise ValueError(f"an array of type {name!r}, expected truth values, numbers or text")
+    return np.dtype(name)
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

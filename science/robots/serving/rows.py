@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -59,10 +60,13 @@ def _array(message: Mapping[str, Any], key: str, policy: BatchedPolicy) -> np.nd
     if key not in message:
         reads = [*policy.observation, *map(image_key, policy.cameras)]
         raise ObservationError(f"found keys {sorted(map(str, message))}, expected {reads}: {key} is missing")
-    return np.asarray(message[key])
+    try:
+        return np.asarray(message[key])
+    except ValueError as error:
+        raise ObservationError(f"found {key} as lists of different lengths, expected an array: {error}") from error
 
 
 def _whole(key: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
         raise ObservationError(f"found {key} = {value!r}, expected a whole number from 0 on")
-    return value
+    return int(value)

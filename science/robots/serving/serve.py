@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--max-batch", type=int)
     parser.add_argument("--ready", type=Path)
-    parser.add_argument("--parent", type=int)
+    parser.add_argument("--parent", type=int, help="end with this process, which keeps the port")
     options = parser.parse_args()
     if options.parent is not None:
         end_with_parent(options.parent)
@@ -56,7 +56,7 @@ def main() -> None:
         server = PolicyServer(policy, says, api_key=api_key, max_batch=options.max_batch)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.drain)
-        await server.run(options.host, options.port, ready)
+        await server.run(options.host, options.port, ready, kept_port=options.parent is not None)
 
     asyncio.run(serve())
 

@@ -68,8 +68,12 @@ class PolicyServer:
         self._draining = True
         self._drained.set()
 
-    async def run(self, host: str, port: int, ready: Callable[[int], object]) -> None:
+    async def run(self, host: str, port: int, ready: Callable[[int], object], *, kept_port: bool = False) -> None:
         """Warm up, listen, call ``ready`` with the port, and serve until `drain`.
+
+        Parameters
+        ----------
+        kept_port : another process keeps the port for this one, bound with SO_REUSEPORT and not listening.
 
         Raises
         ------
@@ -85,6 +89,7 @@ class PolicyServer:
             compression=None,
             max_size=MAX_BYTES,
             max_queue=_FRAMES_AHEAD,
+            reuse_port=kept_port or None,
         ) as server:
             answering = asyncio.create_task(self._batcher.run())
             ready(_port(server))
