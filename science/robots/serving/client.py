@@ -32,8 +32,11 @@ from science.robots.serving.protocol import (
 
 _LOG = logging.getLogger(__name__)
 
-WAIT_S = 600.0
-"""A server is waited for so long: a large policy loads and compiles for minutes."""
+WAIT_S = 540.0
+"""A server is waited for so long: a large policy loads and compiles for minutes.
+
+It is less than a worker of rollouts has to start, so that what is said is which server did not come.
+"""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 _ASKS = 4  # an observation of which a server dies must not use up all restarts that a job's own has
