@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from science.robots.bc_rnn.robomimic_imports import (
 from science.robots.bc_rnn.sequences import TrainingSequences
 from science.robots.demonstration_checks import TRAIN, DemonstrationError, validate_demonstrations
 from science.robots.tasks.base import Task
-from science.robots.training_loop import run_to_step
+from science.robots.training_loop import TrainingHooks, run_to_step
 from science.robots.training_result import TrainingError, TrainingResult
 
 
@@ -42,17 +41,14 @@ def train(
     directory: Path,
     *,
     resume_from: Path | None = None,
-    on_step: Callable[[int, float, float], object] | None = None,
-    before_checkpoint: Callable[[], object] | None = None,
-    on_checkpoint: Callable[[int, Path], object] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    **hooks: Unpack[TrainingHooks],
 ) -> TrainingResult:
     """Train to ``config.steps`` gradient steps, writing ``step-000500.pth`` and so on into ``directory``.
 
     Parameters
     ----------
     resume_from : a checkpoint of the same settings, task and demonstrations; the result is that of one long run.
-    on_step, before_checkpoint, on_checkpoint, should_stop : as `training_loop.run_to_step`.
+    hooks : ``on_step``, ``before_checkpoint``, ``on_checkpoint``, ``should_stop``; see `training_loop.TrainingHooks`.
 
     Raises
     ------
@@ -75,10 +71,7 @@ def train(
         config.steps,
         config.checkpoint_every,
         lambda step: directory / f"step-{step:06d}.pth",
-        on_step=on_step,
-        before_checkpoint=before_checkpoint,
-        on_checkpoint=on_checkpoint,
-        should_stop=should_stop,
+        **hooks,
     )
 
 

@@ -184,8 +184,8 @@ class Sessions(BatchedPolicy):
         if row.step == session.step + 1:
             try:
                 session.answer = np.asarray(session.policy.act(row.observation))[None, :]
-            except BaseException:
-                self.forget(row.session)  # it may have remembered half of the step: asked again, it must begin anew
+            except BaseException:  # whatever it was: half of the step may be remembered, so it must begin anew
+                self.forget(row.session)
                 raise
             session.step = row.step
         return session.answer

@@ -214,6 +214,6 @@ class PolicyClient:
         except ProtocolError as error:
             connection.close()
             raise PolicyError(f"found no metadata of openpi's protocol at {self.address}: {error}") from error
-        except BaseException:
+        except BaseException:  # also when interrupted: nobody else knows of the connection
             connection.close()
             raise

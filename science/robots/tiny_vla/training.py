@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from science.robots.tiny_vla.data import TrainingData
 from science.robots.tiny_vla.jax_runtime import jax
 from science.robots.tiny_vla.model import Weights, flow_loss, initial_weights, trainable
 from science.robots.tiny_vla.weights import require_shapes
-from science.robots.training_loop import run_to_step
+from science.robots.training_loop import TrainingHooks, run_to_step
 from science.robots.training_result import TrainingError, TrainingResult
 
 _MAX_GRAD_NORM = 1.0
@@ -40,10 +40,7 @@ def train(
     *,
     base: Path | None = None,
     resume_from: Path | None = None,
-    on_step: Callable[[int, float, float], object] | None = None,
-    before_checkpoint: Callable[[], object] | None = None,
-    on_checkpoint: Callable[[int, Path], object] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    **hooks: Unpack[TrainingHooks],
 ) -> TrainingResult:
     """Train to ``config.steps`` gradient steps, writing ``step-000500.tar`` and so on into ``directory``.
 
@@ -52,7 +49,7 @@ def train(
     datasets : task key -> its demonstrations, robomimic HDF5, with pictures where the settings name cameras.
     base : the checkpoint that ``config.weight_loader`` names.
     resume_from : a checkpoint of the same settings and demonstrations; the result is that of one long run.
-    on_step, before_checkpoint, on_checkpoint, should_stop : as `training_loop.run_to_step`.
+    hooks : ``on_step``, ``before_checkpoint``, ``on_checkpoint``, ``should_stop``; see `training_loop.TrainingHooks`.
 
     Raises
     ------
@@ -69,10 +66,7 @@ def train(
         config.steps,
         config.checkpoint_every,
         lambda step: directory / f"step-{step:06d}.tar",
-        on_step=on_step,
-        before_checkpoint=before_checkpoint,
-        on_checkpoint=on_checkpoint,
-        should_stop=should_stop,
+        **hooks,
     )
 
 
