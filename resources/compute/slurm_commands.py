@@ -186,7 +186,10 @@ def parse_queue(text: str) -> dict[str, Seen]:
 
 
 def parse_account(text: str, delimiter: str = "|") -> list[AccountRow]:
-    """Rows of sacct with the fields that are asked for here."""
+    """Rows of sacct with the fields that are asked for here.
+
+    A job whose script ended with 0 has the highest exit code of its steps.
+    """
     rows = []
     for record in _records(text, delimiter):
         values = record.split(delimiter)
@@ -216,7 +219,19 @@ def parse_account(text: str, delimiter: str = "|") -> list[AccountRow]:
                 user,
             )
         )
-    return rows
+    return _with_codes_of_steps(rows)
+
+
+def _with_codes_of_steps(rows: list[AccountRow]) -> list[AccountRow]:
+    """Slurm loses a DerivedExitCode for good where a script ends before the controller has heard of its step's end."""
+    found, worst = [], (0, 0)
+    for row in reversed(rows):  # a job stands before its steps
+        if row.step not in ("", "batch", "extern"):
+            worst = max(worst, (row.code, row.signal))
+        lost = not row.step and row.state == "COMPLETED" and (row.code, row.signal) == (0, 0)
+        found.append(replace(row, code=worst[0], signal=worst[1]) if lost else row)
+        worst = worst if row.step else (0, 0)
+    return found[::-1]
 
 
 def _records(text: str, delimiter: str) -> Iterator[str]:
