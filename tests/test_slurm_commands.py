@@ -169,6 +169,17 @@ def test_the_code_of_a_step_is_the_jobs_where_slurm_lost_it():
     assert parse_account(lost) == parse_account(printed)
 
 
+def test_a_steps_signal_counts_and_steps_of_an_earlier_run_do_not():
+    """A requeued job stands in the account once a run, each run before its own steps."""
+    row = "{}|train|{}|{}|{}|an51|2026-11-25T23:03:35|2026-11-25T23:03:36|2026-11-25T23:03:36|0|00:00.014||mem=1M|root"
+    earlier = [row.format("4", "REQUEUED", "0:0", "0:0"), row.format("4.0", "FAILED", "7:0", "")]
+    out_of_memory = [row.format("4", "COMPLETED", "0:0", "0:0"), row.format("4.0", "OUT_OF_MEMORY", "0:125", "")]
+    went_well = [row.format("4", "COMPLETED", "0:0", "0:0"), row.format("4.0", "COMPLETED", "0:0", "")]
+    for last, signal in ((out_of_memory, 125), (went_well, 0)):
+        rows = parse_account("\n".join([*earlier, *last]))
+        assert [(row.code, row.signal) for row in rows if not row.step] == [(0, 0), (0, signal)]
+
+
 def test_a_script_that_failed_keeps_its_own_code():
     printed = recorded("sacct_endings")
     failed = printed.replace("|step-fails|COMPLETED|0:0|7:0|", "|step-fails|FAILED|3:0|7:0|")

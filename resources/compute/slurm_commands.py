@@ -223,7 +223,10 @@ def parse_account(text: str, delimiter: str = "|") -> list[AccountRow]:
 
 
 def _with_codes_of_steps(rows: list[AccountRow]) -> list[AccountRow]:
-    """Slurm loses a DerivedExitCode for good where a script ends before the controller has heard of its step's end."""
+    """Jobs without a code of their own get that of their worst step.
+
+    Slurm loses a DerivedExitCode for good where a script ends before the controller has heard of its step's end.
+    """
     found, worst = [], (0, 0)
     for row in reversed(rows):  # a job stands before its steps
         if row.step not in ("", "batch", "extern"):
